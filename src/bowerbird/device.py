@@ -1,0 +1,70 @@
+"""What the machine offers: device, precision, memory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import resource
+import sys
+from contextlib import AbstractContextManager
+
+import torch
+
+from bowerbird.errors import ResourceError
+
+
+def choose_device(name: str | None = None) -> torch.device:
+    """The named device, or the best there is: CUDA, then Apple's MPS, then the CPU."""
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ResourceError(f"there is no device {name!r} here. Use --device cpu, or install a torch build for it.") from error
+    return device
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """'fp32' or 'bf16'; auto is bf16 autocast where the GPU has it, because bf16 on CPUs without AMX is slower than fp32."""
+    if name != "auto":
+        return name
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """Weights stay float32; only the arithmetic inside is bf16."""
+    return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
+
+
+def describe(device: torch.device) -> str:
+    """Name of the hardware in words, for reports."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{_cpu_name()}, {torch.get_num_threads()} threads"
+
+
+def _cpu_name() -> str:
+    if sys.platform == "linux":
+        with open("/proc/cpuinfo") as lines:  # noqa: PTH123 - not a user's file
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Most memory this process has held so far: on the GPU for CUDA, resident otherwise."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # kilobytes on Linux, bytes on macOS
+
+
+def available_memory_bytes(device: torch.device) -> int:
+    """Memory that a run could still take on this device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    pages, page_bytes = os.sysconf("SC_AVPHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    return pages * page_bytes

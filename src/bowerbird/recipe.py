@@ -1,0 +1,211 @@
+"""The settings of a training run: TOML on disk, `--set section.field=value` on the command line, one model in Python.
+
+Every field's description says when to change it; the same line is the help of the command line.  Every count is in
+*pictures seen*, so that a recipe means the same whatever the batch or the number of processes.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from bowerbird.errors import RecipeError, did_you_mean
+
+BUILT_IN = Path(__file__).parent / "recipes"
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Data(Section):
+    """How pictures become squares the network can see."""
+
+    size: int = Field(64, ge=8, le=1024, description="side of the training pictures in pixels; twice the side costs four times the work")
+    fit: Literal["crop", "pad"] = Field("crop", description="crop: fill the square and lose the borders; pad: keep everything on white")
+    flip: bool = Field(True, description="also show mirror images; turn off when left and right mean something")
+    held_out: float = Field(0.1, ge=0, le=0.5, description="share of pictures kept aside to notice memorising; 0 uses all")
+    seed: int = Field(0, ge=0, lt=2**63, description="another seed is another run of the same recipe")
+
+
+class Model(Section):
+    """Which network learns."""
+
+    network: Literal["transformer", "unet"] = Field("transformer", description="transformer: ours; unet: diffusers' UNet2DModel")
+    size: Literal["micro", "nano", "tiny", "small", "base", "large", "ddpm-micro", "ddpm-small", "ddpm-114m"] = Field(
+        "nano", description="larger learns more and slower: nano for two cores, small for one GPU"
+    )
+    patch: int = Field(8, ge=1, le=32, description="pixels a token covers; half of it is four times the work and finer detail")
+
+
+class Condition(Section):
+    """What steers the picture."""
+
+    label: bool = Field(False, description="learn the class names of sub-folders or metadata")
+    drop: float = Field(0.1, ge=0, le=1, description="how often the condition is hidden in training; guidance needs some")
+
+
+class Diffusion(Section):
+    """What the network learns to predict, and at which noise levels."""
+
+    prediction: Literal["eps", "v", "x0", "flow", "edm"] = Field("edm", description="what the network outputs")
+    weighting: Literal["eps", "v", "x0", "flow", "edm", "min-snr", "sigmoid"] = Field("edm", description="how noise levels count in the loss")
+    noise_levels: Literal["uniform-t", "log-normal", "logit-normal"] = Field("log-normal", description="how noise levels are drawn")
+    location: float = Field(-1.2, description="mean of ln sigma (log-normal) or of logit t (logit-normal); raise for larger pictures")
+    scale: float = Field(1.2, gt=0, description="standard deviation belonging to location")
+    shift: float = Field(1.0, gt=0, description="logit-normal only: above 1 trains on more noise; raise for larger pictures")
+    betas: Literal["linear", "scaled-linear", "cosine"] = Field("linear", description="noise schedule of eps and v networks (1000 steps)")
+
+
+class Train(Section):
+    """How long and how the weights move."""
+
+    pictures: int = Field(200_000, ge=1, description="how many pictures are seen in all; the budget")
+    batch: int = Field(64, ge=1, description="pictures per update")
+    micro_batch: int = Field(0, ge=0, description="pictures per forward pass, 0 for the whole batch; lower it when memory runs out")
+    optimizer: Literal["adamw", "muon"] = Field("adamw", description="muon: orthogonalised momentum for matrices, AdamW for the rest")
+    lr: float = Field(1e-3, gt=0, description="learning rate at full speed; halve it when the loss jumps")
+    betas: tuple[float, float] = Field((0.9, 0.99), description="momentum and second-moment decay of AdamW")
+    weight_decay: float = Field(0.0, ge=0, description="pull of the weights towards zero")
+    clip: float = Field(1.0, gt=0, description="largest gradient norm")
+    warmup: int = Field(5_000, ge=0, description="pictures over which the learning rate rises from 0")
+    decay: float = Field(0.2, ge=0, le=1, description="last share of the run in which the learning rate falls to 0")
+    ema: float = Field(0.10, gt=0, lt=0.28, description="relative width of the weight average (EDM2); narrower for very long runs")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 autocast on GPUs that have it, fp32 elsewhere")
+    dropout: float = Field(0.0, ge=0, lt=1, description="raise towards 0.2 when the held-out loss rises while the loss falls")
+    save_every: int = Field(20_000, ge=1, description="pictures between checkpoints")
+
+
+class Sample(Section):
+    """The grid of progress pictures, and what `generate` uses by default."""
+
+    every_epochs: int = Field(10, ge=1, description="epochs between grids")
+    count: int = Field(16, ge=1, le=256, description="pictures in a grid")
+    sampler: Literal["ddpm", "ddim", "euler", "heun", "dpm++2m"] = Field("dpm++2m", description="how noise becomes a picture")
+    steps: int = Field(20, ge=1, description="network calls for one picture")
+    guidance: float = Field(1.0, ge=0, description="how strongly label or text steers; 1 is none")
+
+
+class Recipe(Section):
+    """Everything that decides what a run becomes."""
+
+    name: str = Field("custom", description="what the run is called in reports")
+    data: Data = Data()
+    model: Model = Model()
+    condition: Condition = Condition()
+    diffusion: Diffusion = Diffusion()
+    train: Train = Train()
+    sample: Sample = Sample()
+
+    @model_validator(mode="after")
+    def _possible(self) -> Recipe:
+        if self.model.network == "transformer" and self.data.size % self.model.patch:
+            fits = max(p for p in range(1, self.model.patch + 1) if self.data.size % p == 0)
+            raise ValueError(
+                f"model.patch = {self.model.patch} does not divide data.size = {self.data.size}; the nearest smaller that does is {fits}"
+            )
+        if (self.model.network == "unet") != self.model.size.startswith("ddpm"):
+            raise ValueError(
+                f"model.size = {self.model.size!r} is not a size of a {self.model.network}; a unet has ddpm-micro, ddpm-small and ddpm-114m"
+            )
+        if self.diffusion.noise_levels == "uniform-t" and self.diffusion.prediction not in ("eps", "v"):
+            raise ValueError("diffusion.noise_levels = 'uniform-t' is for prediction 'eps' or 'v'; use 'log-normal' or 'logit-normal'")
+        if self.train.micro_batch and self.train.batch % self.train.micro_batch:
+            raise ValueError(f"train.micro_batch = {self.train.micro_batch} does not divide train.batch = {self.train.batch}")
+        return self
+
+
+# What may differ between a run and the command that goes on with it: none of these moves a weight.
+FREE_FIELDS = frozenset({"name", "train.pictures", "train.save_every", "sample.every_epochs", "sample.sampler", "sample.steps", "sample.guidance"})
+
+
+def built_in_recipes() -> list[str]:
+    return sorted(path.stem for path in BUILT_IN.glob("*.toml"))
+
+
+def recipe_text(name: str) -> str:
+    """The TOML of a built-in recipe, with the comment that tells hardware, time and expected result."""
+    path = BUILT_IN / f"{name}.toml"
+    if name not in built_in_recipes():
+        raise RecipeError(f"there is no recipe {name!r}.{did_you_mean(name, built_in_recipes())}")
+    return path.read_text()
+
+
+def read_recipe(name_or_file: str | Path, settings: Iterable[str] = ()) -> Recipe:
+    """A built-in recipe by name, or one from a TOML file, changed by `section.field=value` settings."""
+    path = Path(name_or_file)
+    if path.suffix == ".toml":
+        try:
+            text = path.read_text()
+        except OSError as error:
+            raise RecipeError(f"cannot read the recipe {str(path)!r}: {error.strerror}. Give a .toml file or a name from `bowerbird recipes`.") from error
+    else:
+        text = recipe_text(str(name_or_file))
+    try:
+        fields = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{str(path)!r} is not TOML: {error}. See `bowerbird recipes pixel-64` for one that is.") from error
+    fields.setdefault("name", path.stem)
+    for setting in settings:
+        _apply(fields, setting)
+    return check_recipe(fields)
+
+
+def check_recipe(fields: Mapping[str, Any]) -> Recipe:
+    """Loose fields -> Recipe; RecipeError names the first field that cannot be and the nearest that can."""
+    _refuse_unknown(fields)
+    try:
+        return Recipe.model_validate(dict(fields))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "literal_error":
+            raise RecipeError(f"{where} = {first['input']!r} is not possible. {message}.") from error
+        raise RecipeError(f"{where} = {first['input']!r}: {message}." if where else f"{message}.") from error
+
+
+def write_recipe(recipe: Recipe) -> str:
+    return tomli_w.dumps(recipe.model_dump(mode="json"))
+
+
+def differing_fields(one: Recipe, other: Recipe) -> list[str]:
+    """Names (section.field) in which two recipes differ."""
+    flat_one, flat_other = flatten(one), flatten(other)
+    return [name for name in flat_one if flat_one[name] != flat_other[name]]
+
+
+def flatten(recipe: Recipe) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in recipe.model_dump(mode="json").items():
+        flat |= {f"{name}.{field}": v for field, v in value.items()} if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def _apply(fields: dict[str, Any], setting: str) -> None:
+    name, equals, value = setting.partition("=")
+    section, dot, field = name.strip().partition(".")
+    if not (equals and dot and field):
+        raise RecipeError(f"--set {setting!r} is not section.field=value, for example --set train.lr=0.0005.")
+    _refuse_unknown({section: {field: None}})
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()  # a bare word is a string
+    fields.setdefault(section, {})[field] = parsed
+
+
+def _refuse_unknown(fields: Mapping[str, Any]) -> None:
+    for section, values in fields.items():
+        if section not in Recipe.model_fields:
+            raise RecipeError(f"a recipe has no section [{section}].{did_you_mean(section, Recipe.model_fields)}")
+        kind = Recipe.model_fields[section].annotation
+        if isinstance(values, Mapping) and isinstance(kind, type) and issubclass(kind, Section):
+            for field in values:
+                if field not in kind.model_fields:
+                    raise RecipeError(f"[{section}] has no field {field!r}.{did_you_mean(field, kind.model_fields)}")

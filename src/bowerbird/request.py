@@ -1,0 +1,85 @@
+"""What every face of Bowerbird (command line, server, studio, jobs) asks of a model, and what it gets back.
+
+A request with None fields means "the model's own default"; `generate` fills them in, and the *resolved* request is
+what a picture's metadata records.  Painting a resolved request again gives the same picture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from bowerbird.errors import RequestError, did_you_mean
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MAX_SIDE_PX = 8192
+MAX_COUNT = 10_000
+
+
+class Lora(BaseModel):
+    """A LoRA file and how strongly it acts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    file: Path
+    weight: float = Field(1.0, ge=-4, le=4)
+
+
+class PaintRequest(BaseModel):
+    """One painting job: `count` pictures with seeds seed, seed+1, ..."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field(description="a run, a model folder, a diffusers folder, a .safetensors checkpoint or a hub name")
+    prompt: str = Field("", max_length=20_000, description="what to paint, for models that read text")
+    negative: str = Field("", max_length=20_000, description="what to avoid, for models that read text")
+    label: str | None = Field(None, description="which class to paint, for models trained on labels")
+    count: int = Field(1, ge=1, le=MAX_COUNT, description="how many pictures")
+    seed: int | None = Field(None, ge=0, lt=2**63, description="picture i starts from seed + i; none draws one at random")
+    size: tuple[Annotated[int, Field(ge=8, le=MAX_SIDE_PX)], Annotated[int, Field(ge=8, le=MAX_SIDE_PX)]] | None = Field(
+        None, description="width and height in pixels"
+    )
+    steps: int | None = Field(None, ge=1, le=10_000, description="sampling steps: more is finer and slower")
+    sampler: str | None = Field(None, description="ddpm, ddim, euler, heun or dpm++2m")
+    guidance: float | None = Field(None, ge=0, le=100, description="how strongly the condition steers; 1 means no guidance")
+    speed: str | None = Field(None, description="a named bundle of steps and sampler")
+    styles: list[str] = Field(default_factory=list, description="named styles woven into the prompt")
+    loras: list[Lora] = Field(default_factory=list, description="small weight files that change the model's style or subject")
+    image: Path | None = Field(None, description="a picture to start from")
+    mask: Path | None = Field(None, description="white where `image` is painted anew, black where it stays")
+    strength: float = Field(0.6, ge=0, le=1, description="how far to move from `image`: 0 keeps it, 1 forgets it")
+    then: list[str] = Field(default_factory=list, description="models that take the picture further, such as an upscaler")
+    format: Literal["png", "jpeg", "webp"] = Field("png", description="file format of the pictures")
+    exact: bool = Field(False, description="paint one at a time, so that the bytes do not depend on `count`")
+
+    @model_validator(mode="after")
+    def _mask_needs_image(self) -> PaintRequest:
+        if self.mask is not None and self.image is None:
+            raise ValueError("a mask says which part of an image to repaint; give the image too")
+        return self
+
+
+@dataclass(frozen=True)
+class Painted:
+    """One finished picture, the seed it started from, and the request with every default filled in."""
+
+    picture: Image
+    seed: int
+    settings: PaintRequest
+
+
+def read_request(fields: dict[str, object]) -> PaintRequest:
+    """A request from loose fields (a command line, JSON); RequestError names the first impossible one."""
+    for name in fields:
+        if name not in PaintRequest.model_fields:
+            raise RequestError(f"a painting request has no field {name!r}.{did_you_mean(name, PaintRequest.model_fields)}")
+    try:
+        return PaintRequest.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "request"
+        raise RequestError(f"{where} = {first['input']!r}: {first['msg']}.") from error
