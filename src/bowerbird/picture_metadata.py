@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import struct
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -79,7 +78,7 @@ def save_picture(painted: Painted, path: Path, source: DigitalSource | None = No
     """Write the picture with its metadata to `path`, in the format its request names; a killed write leaves no half file."""
     unfinished = path.with_name(f".tmp-{path.name}")
     unfinished.write_bytes(encode_picture(painted, source))
-    os.replace(unfinished, path)
+    unfinished.replace(path)
 
 
 def encode_picture(painted: Painted, source: DigitalSource | None = None) -> bytes:
@@ -243,7 +242,8 @@ def _understand(texts: Mapping[str, str]) -> tuple[Origin, Said, str]:
 
 def _valid_fields(said: Said, allowed: Collection[str]) -> tuple[dict[str, Any], dict[str, str]]:
     """Split what was said into valid fields of a request and the rest, as short text."""
-    fields, more = {}, {}
+    fields: dict[str, Any] = {}
+    more: dict[str, str] = {}
     for name, value in list(said.items())[:MAX_ENTRIES]:
         if value is None or value == "":
             continue
