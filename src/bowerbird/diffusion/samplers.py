@@ -1,0 +1,104 @@
+"""From noise to picture: follow the denoiser down a grid of noise levels.
+
+All samplers share one signature and one idea.  The denoiser's estimate x0 is where the path points; stepping from sigma
+down to r * sigma keeps the fraction r of what is not yet picture:
+
+    x  <-  x0 + r (x - x0)                                 r = sigma_next / sigma
+
+That is Euler's step, and DDIM.  The others replace x0 by a better guess of where the path points (heun, dpm++2m), or shrink
+further, to r^2, and make up for it with fresh noise (ddpm).
+
+`sigmas` is a grid of schedule.py, (n + 1,), falling; one that ends above 0 leaves x at that noise level.  `denoise` gets
+x (B, C, H, W) and sigma (B,) and returns x0.  The state has the dtype of x: float32 in use, float64 in proofs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+
+from torch import Tensor
+
+Denoise = Callable[[Tensor, Tensor], Tensor]  # (x, sigma) -> x0
+Noise = Callable[[Tensor], Tensor]  # like -> standard normal draws of its shape, dtype and device
+OnStep = Callable[[int, int, Tensor], None]  # (index of the step just taken, steps in all, its x0); raises to cancel
+Sampler = Callable[[Denoise, Tensor, Tensor, Noise, OnStep], Tensor]
+
+
+def euler(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, on_step: OnStep) -> Tensor:
+    """First order, one call a step.  In sigma, DDIM (arXiv:2010.02502, equation 12 without noise) is Euler's method."""
+    for step, steps, sigma, sigma_next in _steps(sigmas):
+        x0 = denoise(x, _level(sigma, x))
+        x = x0 + (sigma_next / sigma) * (x - x0)
+        on_step(step, steps, x0)
+    return x
+
+
+def heun(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, on_step: OnStep) -> Tensor:
+    """Second order, two calls a step: the slope here averaged with the slope there.  EDM, arXiv:2206.00364, algorithm 1."""
+    for step, steps, sigma, sigma_next in _steps(sigmas):
+        x0 = denoise(x, _level(sigma, x))
+        slope = (x - x0) / sigma
+        x_next = x + (sigma_next - sigma) * slope
+        if sigma_next > 0:  # at 0 the slope has no value; Euler's last step lands on x0 exactly
+            slope_next = (x_next - denoise(x_next, _level(sigma_next, x))) / sigma_next
+            x_next = x + (sigma_next - sigma) * (slope + slope_next) / 2
+        x = x_next
+        on_step(step, steps, x0)
+    return x
+
+
+def dpm_plus_plus_2m(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, on_step: OnStep) -> Tensor:
+    """Second order, one call a step: x0 extrapolated from the last two.  DPM-Solver++(2M), arXiv:2211.01095, algorithm 2.
+
+    Its time is lambda = -log(sigma).  The step length is h; half of it beyond this point, on the line through the last
+    two estimates, lies the x0 to step towards.
+    """
+    x0_before, h_before = None, math.nan
+    for step, steps, sigma, sigma_next in _steps(sigmas):
+        x0 = denoise(x, _level(sigma, x))
+        h = math.log(sigma / sigma_next) if sigma_next > 0 else math.inf
+        ahead = x0
+        if x0_before is not None and sigma_next > 0:  # first step: nothing to extrapolate from; last: no finite length
+            ahead = x0 + h / (2 * h_before) * (x0 - x0_before)
+        x = ahead + (sigma_next / sigma) * (x - ahead)
+        x0_before, h_before = x0, h
+        on_step(step, steps, x0)
+    return x
+
+
+def ddpm(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, on_step: OnStep) -> Tensor:
+    """Ancestral sampling: a draw from q(x_next | x, x0).  DDPM, arXiv:2006.11239, equations 6 and 7 ("fixed small" variance).
+
+    If x0 were the truth, x - x0 would be noise of variance sigma^2.  Shrunk by r^2 and with fresh noise of variance
+    sigma_next^2 (1 - r^2) it is noise of variance sigma_next^2 again.
+    """
+    for step, steps, sigma, sigma_next in _steps(sigmas):
+        x0 = denoise(x, _level(sigma, x))
+        ratio = sigma_next / sigma
+        x = x0 + ratio**2 * (x - x0)
+        if sigma_next > 0:
+            x = x + sigma_next * math.sqrt(1 - ratio**2) * noise(x)
+        on_step(step, steps, x0)
+    return x
+
+
+def _steps(sigmas: Tensor) -> Iterator[tuple[int, int, float, float]]:
+    """(step, steps in all, sigma, sigma_next); plain floats, so that coefficients are exact whatever the dtype of x."""
+    for step, (sigma, sigma_next) in enumerate(pairwise(sigmas.tolist())):
+        yield step, len(sigmas) - 1, sigma, sigma_next
+
+
+def _level(sigma: float, x: Tensor) -> Tensor:
+    """One noise level for the whole batch, (B,)."""
+    return x.new_full((len(x),), sigma)
+
+
+SAMPLERS: dict[str, Sampler] = {
+    "ddpm": ddpm,
+    "ddim": euler,  # one method under two names; people look for both
+    "euler": euler,
+    "heun": heun,
+    "dpm++2m": dpm_plus_plus_2m,
+}
