@@ -39,12 +39,13 @@ def heun(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, on_step: OnS
     """Second order, two calls a step: the slope here averaged with the slope there.  EDM, arXiv:2206.00364, algorithm 1."""
     for step, steps, sigma, sigma_next in _steps(sigmas):
         x0 = denoise(x, _level(sigma, x))
-        slope = (x - x0) / sigma
-        x_next = x + (sigma_next - sigma) * slope
-        if sigma_next > 0:  # at 0 the slope has no value; Euler's last step lands on x0 exactly
-            slope_next = (x_next - denoise(x_next, _level(sigma_next, x))) / sigma_next
-            x_next = x + (sigma_next - sigma) * (slope + slope_next) / 2
-        x = x_next
+        x_euler = x0 + (sigma_next / sigma) * (x - x0)
+        if sigma_next > 0:
+            slope = (x - x0) / sigma
+            slope_next = (x_euler - denoise(x_euler, _level(sigma_next, x))) / sigma_next
+            x = x + (sigma_next - sigma) * (slope + slope_next) / 2
+        else:  # at 0 the slope has no value, and Euler's step lands on x0 exactly
+            x = x_euler
         on_step(step, steps, x0)
     return x
 

@@ -19,7 +19,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from bowerbird.errors import ModelError
+from bowerbird.errors import ModelError, RequestError
 
 SIGMA_CAP = 1000.0  # cosine ends near 20,000 and zero terminal SNR at infinity; at 1000 a picture is noise to the eye and to float32
 
@@ -141,9 +141,9 @@ def flow_grid(num_steps: int, sigma_min: float, sigma_max: float, shift: float =
 
 
 def vp_grid(schedule: VPSchedule, num_steps: int) -> Tensor:
-    """Equal steps of variance-preserving time, fractional timesteps allowed."""
-    ends = torch.tensor([schedule.sigma_max, schedule.sigma_min], dtype=torch.float64)
-    t_max, t_min = schedule.t_from_sigma(ends).tolist()
+    """Equal steps of variance-preserving time from sigma_max to 0, which is timestep -1; fractional timesteps allowed."""
+    t_max = float(schedule.t_from_sigma(torch.tensor(schedule.sigma_max, dtype=torch.float64)))
+    t_min = max(0.0, (t_max + 1) / num_steps - 1)
     return _ending_at_zero(schedule.sigma_from_t(torch.linspace(t_max, t_min, num_steps, dtype=torch.float64)))
 
 
@@ -153,6 +153,8 @@ def timesteps(num_steps: int, num_train_steps: int, spacing: str, offset: int = 
     "leading" and "trailing" walk in strides of T / n, the one ending at 0 and the other starting at T - 1; "linspace"
     does both.  `offset` (the scheduler's steps_offset) moves "leading" up; Stable Diffusion uses 1.
     """
+    if num_steps > num_train_steps:
+        raise RequestError(f"{num_steps} steps on a schedule of {num_train_steps} timesteps; ask for {num_train_steps} or fewer.")
     if spacing == "leading":
         return torch.arange(num_steps).flip(0) * (num_train_steps // num_steps) + offset
     if spacing == "trailing":

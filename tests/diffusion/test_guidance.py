@@ -1,0 +1,76 @@
+"""Guidance laws, with models that are plain functions of their condition."""
+
+import pytest
+import torch
+
+from bowerbird.diffusion.guidance import autoguide, clip_x0, guide
+
+X = torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+SIGMA = torch.full((4,), 2.0, dtype=torch.float64)
+
+
+class Counting:
+    """A model that remembers which conditions it was asked about."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        self.factor = factor
+        self.asked: list[float] = []
+
+    def __call__(self, x: torch.Tensor, sigma: torch.Tensor, cond: float) -> torch.Tensor:
+        self.asked.append(cond)
+        return self.factor * torch.tanh(x + cond)
+
+
+def test_scale_one_is_the_conditional_model_in_one_call():
+    model = Counting()
+    assert torch.equal(guide(model, 0.7, 0.0, scale=1.0)(X, SIGMA), torch.tanh(X + 0.7))
+    assert model.asked == [0.7]
+
+
+def test_scale_zero_is_the_unconditional_model_in_one_call():
+    model = Counting()
+    assert torch.equal(guide(model, 0.7, 0.0, scale=0.0)(X, SIGMA), torch.tanh(X))
+    assert model.asked == [0.0]
+
+
+@pytest.mark.parametrize("scale", [0.5, 2.0, 7.5])
+def test_guidance_is_linear_in_scale(scale):
+    """x0 = uncond + scale * (cond - uncond)."""
+    cond, uncond = torch.tanh(X + 0.7), torch.tanh(X)
+    torch.testing.assert_close(guide(Counting(), 0.7, 0.0, scale)(X, SIGMA), uncond + scale * (cond - uncond), rtol=0, atol=1e-14)
+
+
+def test_equal_conditions_make_any_scale_harmless():
+    torch.testing.assert_close(guide(Counting(), 0.7, 0.7, 12.0)(X, SIGMA), torch.tanh(X + 0.7), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize(("interval", "calls"), [(None, 2), ((1.0, 3.0), 2), ((2.0, 2.0), 2), ((2.1, 9.0), 1), ((0.0, 1.9), 1)])
+def test_outside_its_interval_guidance_is_off_and_costs_nothing(interval, calls):
+    """Both ends belong to the interval; outside it the plain conditional model answers, whatever the scale."""
+    model = Counting()
+    x0 = guide(model, 0.7, 0.0, scale=3.0, interval=interval)(X, SIGMA)
+    assert len(model.asked) == calls
+    if calls == 1:
+        assert torch.equal(x0, torch.tanh(X + 0.7))
+
+
+def test_scale_zero_outside_the_interval_is_conditional():
+    assert torch.equal(guide(Counting(), 0.7, 0.0, scale=0.0, interval=(5.0, 9.0))(X, SIGMA), torch.tanh(X + 0.7))
+
+
+def test_autoguidance_moves_away_from_the_weak_model():
+    strong, weak = Counting(), Counting(0.8)
+    good, worse = torch.tanh(X + 0.7), 0.8 * torch.tanh(X + 0.7)
+    torch.testing.assert_close(autoguide(strong, weak, 0.7, 2.0)(X, SIGMA), good + (good - worse), rtol=0, atol=1e-14)
+    assert strong.asked == weak.asked == [0.7]
+    autoguide(strong, weak, 0.7, 1.0)(X, SIGMA)
+    assert len(weak.asked) == 1  # at scale 1 the weak model is not asked
+
+
+def test_clipping_comes_after_guidance():
+    """Guidance overshoots; the clip is the last word and does not touch what is inside."""
+    guided = guide(Counting(), 0.7, 0.0, 10.0)
+    clipped = clip_x0(guided)(X, SIGMA)
+    assert float(clipped.abs().max()) == 1.0
+    assert torch.equal(clipped, guided(X, SIGMA).clamp(-1, 1))
+    assert float(clip_x0(guided, limit=0.5)(X, SIGMA).abs().max()) == 0.5
