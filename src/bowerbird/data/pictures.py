@@ -1,0 +1,330 @@
+"""A folder of pictures becomes an array: list it, let every file through the gate, keep the pixels, split.
+
+Every file ends in exactly one state:
+
+    accepted      a picture, taken as it is
+    changed       a picture, taken after a named change (turned upright, alpha over white, enlarged, ...)
+    duplicate     byte for byte the same as an earlier picture, which it names
+    rejected      no picture for us, with a code and a reason
+    description   a caption or a table about pictures
+
+The user's files are only ever read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bowerbird.data.cache import VERSION, PictureCache
+from bowerbird.data.captions import describe, is_description, split_by_folder
+from bowerbird.data.cub import find_cub, is_cub_list, read_cub
+from bowerbird.data.decode import Examined, Fit, Signature, signature
+from bowerbird.data.splits import SMALLEST_SPLIT, near_duplicates, split
+from bowerbird.data.summary import summarize
+from bowerbird.data.workers import DecodePool, Job
+from bowerbird.errors import PictureFolderError, did_you_mean
+from bowerbird.progress import OnProgress, Progress, tell
+
+State = Literal["accepted", "changed", "duplicate", "rejected", "description"]
+
+_RECORD_SECONDS = 3.0  # a killed scan loses no more than this
+_OUR_FOLDERS = ("run.json", "bowerbird.json")  # what marks a training run and a model folder
+_FLAT_CONTRAST = 2.0  # standard deviation of grey values below which a picture has no features to compare
+
+
+@dataclass(frozen=True, slots=True)
+class FileState:
+    """The one state a file ended in."""
+
+    name: str  # printable, below the source
+    state: State
+    code: str = ""
+    reason: str = ""
+    changes: tuple[str, ...] = ()
+    same_as: str = ""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What training learns from: n accepted pictures, in the order of their paths.
+
+    pixels (n, size, size, 3) uint8 sRGB 0..255, read-only; train, held int64 rows of it; labels (n,) int64, -1 for none.
+    """
+
+    pixels: NDArray[np.uint8]
+    train: NDArray[np.int64]
+    held: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    label_names: tuple[str, ...]
+    captions: tuple[str, ...]  # '' for none
+    names: tuple[str, ...]  # printable paths below the source
+    fingerprint: str  # of contents, order, size and fit
+    files: tuple[FileState, ...]  # every file of the source
+    examined: tuple[Examined, ...]  # of each picture
+    groups: NDArray[np.int64]  # (n,): near-duplicates share a number
+    report: dict[str, Any]  # for data.json
+    _root: Path = field(repr=False)
+    _seen: tuple[tuple[str, Signature], ...] = field(repr=False)  # of each picture, when it was read
+
+    def report_json(self) -> bytes:
+        """`report` as the bytes of data.json."""
+        return json.dumps(self.report, indent=1, ensure_ascii=False).encode()
+
+    def verify_unchanged(self, indices: Iterable[int] | None = None) -> None:
+        """PictureFolderError names the first picture (of `indices`, or of all) that vanished or changed since it was read."""
+        for index in range(len(self._seen)) if indices is None else indices:
+            path, seen = self._seen[index]
+            try:
+                fate = "" if signature(os.lstat(self._root / path)) == seen else "changed"
+            except OSError:
+                fate = "vanished"
+            if fate:
+                raise PictureFolderError(f"{self.names[index]!r} has {fate} since the pictures were read. Put it back, or begin a new run.")
+
+
+def open_pictures(
+    source: Path,
+    size: int,
+    fit: Fit = "crop",
+    held_out: float = 0.1,
+    seed: int = 0,
+    on_progress: OnProgress | None = None,
+    *,
+    workers: int | None = None,
+) -> Pictures:
+    """The pictures of a folder as squares of `size` pixels, decoded once and kept in the cache; at least one, or PictureFolderError."""
+    pictures = read_pictures(source, size, fit, held_out, seed, on_progress, workers=workers)
+    if not len(pictures.pixels):
+        codes = Counter(file.code for file in pictures.files if file.state == "rejected")
+        skipped = ", ".join(f"{count} {code}" for code, count in codes.most_common()) or "it is empty"
+        raise PictureFolderError(f"no picture in {str(source)!r} ({skipped}). Give a folder with JPEG, PNG, WebP, GIF, BMP or TIFF files.")
+    return pictures
+
+
+def read_pictures(
+    source: Path, size: int, fit: Fit, held_out: float, seed: int, on_progress: OnProgress | None = None, *, workers: int | None = None
+) -> Pictures:
+    """As `open_pictures`, but a folder without a single picture is an answer too."""
+    root = _folder(source)
+    listing = list_files(root, on_progress)
+    cub_folder = find_cub(listing.files)
+    described = _descriptions_among(listing.files, cub_folder)
+    candidates = {path: seen for path, seen in listing.files.items() if path not in described}
+    with PictureCache(root, on_progress) as cache:
+        found = _examine(cache, root, candidates, size, fit, workers or _cores(), on_progress)
+        accepted = _first_of_each(found)
+        contents = [found[path].sha256 for path in accepted]
+        pixels = cache.in_order(size, fit, contents) if contents else np.zeros((0, size, size, 3), np.uint8)
+
+    examined = tuple(found[path] for path in accepted)
+    said = describe(root, accepted, {path: listing.files[path] for path in described})
+    official = split_by_folder(accepted)
+    if cub_folder is not None:
+        cub = read_cub(root, listing.files, cub_folder)
+        said.labels, official = cub.labels, cub.held
+    groups = near_duplicates(
+        np.array([one.phash for one in examined], np.int64), np.array([one.contrast >= _FLAT_CONTRAST for one in examined], np.bool_)
+    )
+    held, how = _hold_out(accepted, groups, contents, official, held_out, seed)
+    label_names = tuple(sorted({said.labels[path] for path in accepted if said.labels.get(path)}))
+    numbers = {name: number for number, name in enumerate(label_names)}
+    pictures = Pictures(
+        pixels=pixels,
+        train=np.flatnonzero(~held),
+        held=np.flatnonzero(held),
+        labels=np.array([numbers.get(said.labels.get(path, ""), -1) for path in accepted], np.int64),
+        label_names=label_names,
+        captions=tuple(said.captions.get(path, "") for path in accepted),
+        names=tuple(printable(path) for path in accepted),
+        fingerprint=_fingerprint(contents, size, fit),
+        files=tuple(_states(listing, described, found, accepted, size, fit)),
+        examined=examined,
+        groups=groups,
+        report={},
+        _root=root,
+        _seen=tuple((path, listing.files[path]) for path in accepted),
+    )
+    pictures.report.update(summarize(pictures, printable(root.name), size, fit, how, said))
+    return pictures
+
+
+# ------------------------------------------------------------------------------------------------ what is there
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Everything below a folder, by '/'-separated path, in the order of the paths' bytes."""
+
+    files: dict[str, Signature]  # regular files
+    odd: dict[str, Examined]  # what else lies there, with its verdict; folders end with '/'
+
+
+def _folder(source: Path) -> Path:
+    source = source.expanduser()
+    if source.is_dir():
+        return source.resolve()
+    if source.exists():
+        raise PictureFolderError(f"{str(source)!r} is a file; give the folder the pictures lie in.")
+    siblings = [path.name for path in source.parent.iterdir() if path.is_dir()] if source.parent.is_dir() else []
+    hint = did_you_mean(source.name, siblings) if siblings else ""
+    raise PictureFolderError(f"there is no folder {str(source)!r}.{hint if 'Did' in hint else ' Give the folder your pictures lie in.'}")
+
+
+def list_files(root: Path, on_progress: OnProgress | None = None) -> Listing:
+    """Walk `root` without following a link.  Bowerbird's own runs and models below it are left out: they hold pictures we painted."""
+    files: dict[str, Signature] = {}
+    odd: dict[str, Examined] = {}
+    folders = [""]
+    while folders:
+        folder = folders.pop()
+        try:
+            with os.scandir(root / folder) as entries:
+                names = {entry.name: entry for entry in entries}
+        except OSError as error:
+            odd[folder] = Examined(code="E_PERMISSION", reason=f"this folder cannot be opened: {os.strerror(error.errno or 0)}")
+            continue
+        if folder and any(mark in names for mark in _OUR_FOLDERS):
+            odd[folder] = Examined(code="E_OURS", reason="a Bowerbird run or model; what it painted is not trained on")
+            continue
+        for name, entry in names.items():
+            path = folder + name
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(path + "/")
+            else:
+                _list_one(path, entry, files, odd)
+        tell(on_progress, Progress("list", len(files), 0))
+    return Listing(dict(sorted(files.items(), key=_by_bytes)), dict(sorted(odd.items(), key=_by_bytes)))
+
+
+def _list_one(path: str, entry: os.DirEntry[str], files: dict[str, Signature], odd: dict[str, Examined]) -> None:
+    try:
+        status = os.lstat(entry.path)  # DirEntry.stat has no device and inode on Windows
+    except OSError:
+        odd[path] = Examined(code="E_VANISHED", reason="the file vanished while the folder was being read")
+        return
+    if stat.S_ISREG(status.st_mode):
+        files[path] = signature(status)
+    elif stat.S_ISLNK(status.st_mode):
+        odd[path] = Examined(code="E_LINK", reason="a link; links are not followed, copy the pictures or give the folder they lie in")
+    else:
+        odd[path] = Examined(code="E_NOT_REGULAR", reason="a pipe, socket or device, not a file")
+
+
+def _by_bytes(item: tuple[str, Any]) -> bytes:
+    return os.fsencode(item[0])
+
+
+def printable(path: str) -> str:
+    """A path for people: control characters, right-to-left marks and bytes that are no text are written out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in path)
+
+
+def _descriptions_among(files: dict[str, Signature], cub_folder: str | None) -> set[str]:
+    stems = {os.path.splitext(path)[0] for path in files if not path.lower().endswith((".txt", ".csv", ".jsonl"))}  # noqa: PTH122
+    return {path for path in files if is_description(path, stems) or is_cub_list(path, cub_folder)}
+
+
+# ------------------------------------------------------------------------------------------------ the gate
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _examine(
+    cache: PictureCache, root: Path, files: dict[str, Signature], size: int, fit: Fit, workers: int, on_progress: OnProgress | None
+) -> dict[str, Examined]:
+    """A verdict on every file, in the order of `files`; afterwards the cache holds the pixels of every picture."""
+    found = dict.fromkeys(files, Examined())
+    todo = []
+    known = cache.verdicts()
+    held = set(cache.slots(size, fit))
+    for path, seen in files.items():
+        before = known.pop(os.fsencode(path), None)
+        if before is None or before[0] != seen:
+            todo.append(path)
+        else:
+            found[path] = before[1]
+            if not before[1].code and before[1].sha256 not in held:
+                todo.append(path)
+                held.add(before[1].sha256)
+    cache.forget(known)
+    if todo:
+        pack = cache.pack_to_fill(size, fit, len(todo))
+        jobs = [Job(path, files[path], slot) for slot, path in enumerate(todo)]
+        with DecodePool(root, pack, size, fit, workers) as pool:
+            for job, verdict in _recorded(pool.run(jobs), cache, size, fit, pack):
+                found[job.path] = verdict
+                tell(on_progress, Progress("read", job.slot + 1, len(todo)))
+    return found
+
+
+def _recorded(
+    results: Iterator[tuple[Job, Examined]], cache: PictureCache, size: int, fit: Fit, pack: Path
+) -> Iterator[tuple[Job, Examined]]:
+    """Pass results on, writing them to the index every few seconds and at the end, also when the scan is cancelled."""
+    batch: list[tuple[bytes, Signature, Examined, int]] = []
+    since = time.monotonic()
+    try:
+        for job, verdict in results:
+            batch.append((os.fsencode(job.path), job.signature, verdict, job.slot))
+            if time.monotonic() - since > _RECORD_SECONDS:
+                cache.record(batch, size, fit, pack)
+                batch, since = [], time.monotonic()
+            yield job, verdict
+    finally:
+        cache.record(batch, size, fit, pack)
+
+
+def _first_of_each(found: dict[str, Examined]) -> list[str]:
+    """Paths of the pictures, each content once, the first path of it."""
+    first: dict[str, str] = {}
+    for path, verdict in found.items():
+        if not verdict.code:
+            first.setdefault(verdict.sha256, path)
+    return list(first.values())
+
+
+def _states(
+    listing: Listing, described: set[str], found: dict[str, Examined], accepted: Sequence[str], size: int, fit: Fit
+) -> Iterator[FileState]:
+    first = {found[path].sha256: path for path in accepted}
+    for path, verdict in sorted([*found.items(), *listing.odd.items(), *((path, Examined()) for path in described)], key=_by_bytes):
+        name = printable(path)
+        if path in described:
+            yield FileState(name, "description")
+        elif verdict.code:
+            yield FileState(name, "rejected", verdict.code, verdict.reason)
+        elif first[verdict.sha256] != path:
+            yield FileState(name, "duplicate", same_as=printable(first[verdict.sha256]))
+        else:
+            side = min(verdict.width, verdict.height) if fit == "crop" else max(verdict.width, verdict.height)
+            changes = (*verdict.changes.split(), *(["enlarged"] if side < size else []))
+            yield FileState(name, "changed" if changes else "accepted", changes=changes)
+
+
+def _fingerprint(contents: Sequence[str], size: int, fit: Fit) -> str:
+    return hashlib.sha256("\n".join([f"{VERSION} {size} {fit}", *contents]).encode()).hexdigest()
+
+
+def _hold_out(
+    accepted: Sequence[str], groups: NDArray[np.int64], contents: Sequence[str], official: dict[str, bool], held_out: float, seed: int
+) -> tuple[NDArray[np.bool_], str]:
+    """Which pictures are held out, and why, in words."""
+    if official:
+        return np.array([official.get(path, False) for path in accepted], np.bool_), "the test pictures the folder itself names"
+    if len(accepted) < SMALLEST_SPLIT:
+        return np.zeros(len(accepted), np.bool_), f"none: below {SMALLEST_SPLIT} pictures all are needed for learning"
+    return split(groups, contents, held_out, seed), f"{held_out:.0%} by content and seed, near-duplicates on one side"
