@@ -1,5 +1,6 @@
 """Pictures in: a folder becomes an array of squares, and nothing that lies in it can break or hide."""
 
 from bowerbird.data.pictures import Pictures, open_pictures
+from bowerbird.data.report import Inspection, inspect
 
-__all__ = ["Pictures", "open_pictures"]
+__all__ = ["Inspection", "Pictures", "inspect", "open_pictures"]
