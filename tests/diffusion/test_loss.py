@@ -7,7 +7,7 @@ import torch
 
 from bowerbird.diffusion.loss import WEIGHTINGS, denoising_loss, mean_over, normalised
 from bowerbird.diffusion.prediction import PREDICTIONS
-from bowerbird.diffusion.schedule import BETAS, VPSchedule, log_normal, logit_normal, uniform_t
+from bowerbird.diffusion.schedule import VPSchedule, linear_betas, log_normal, logit_normal, uniform_t
 
 SIGMA_DATA = 0.5
 SIGMA = torch.logspace(-2, 2, 30, dtype=torch.float64)
@@ -99,7 +99,7 @@ def test_mean_over_log_normal_levels_has_a_closed_form():
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 def test_mean_over_timesteps_is_their_mean(weighting):
     """A step function, which quadrature meets with an error of the order of its own step."""
-    schedule = VPSchedule.from_betas(BETAS["linear"]())
+    schedule = VPSchedule.from_betas(linear_betas())
     weights = WEIGHTINGS[weighting](schedule.sigmas, SIGMA_DATA)
     ours = mean_over(uniform_t(schedule), lambda sigma: WEIGHTINGS[weighting](sigma, SIGMA_DATA))
     assert ours == pytest.approx(float(weights.mean()), rel=1e-3)

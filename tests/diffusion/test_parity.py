@@ -17,12 +17,14 @@ from bowerbird.diffusion.guidance import clip_x0
 from bowerbird.diffusion.prediction import PREDICTIONS, expand
 from bowerbird.diffusion.samplers import SAMPLERS
 from bowerbird.diffusion.schedule import (
-    BETAS,
     VPSchedule,
+    cosine_betas,
     flow_grid,
     flow_sigma_from_t,
     flow_t_from_sigma,
     karras_grid,
+    linear_betas,
+    scaled_linear_betas,
     timestep_grid,
     timesteps,
 )
@@ -31,6 +33,7 @@ diffusers = pytest.importorskip("diffusers")
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # theirs: numpy 2 and torch
 
 MODULES = ["ddpm", "ddim", "euler_discrete", "heun_discrete", "dpmsolver_multistep", "flow_match_euler_discrete"]
+BETAS = {"linear": linear_betas, "scaled-linear": scaled_linear_betas, "cosine": cosine_betas}
 DIFFUSERS_BETAS = {
     "linear": {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02},
     "scaled-linear": {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
@@ -90,12 +93,12 @@ def theirs(scheduler, network, x, **step_options):
 
 
 def ours(name, denoise, x, sigmas, noise=None):
-    return SAMPLERS[name](denoise, x, sigmas, noise, lambda step, steps, x0: None)
+    return SAMPLERS[name](denoise, x, sigmas, noise, lambda done, total, x0: None)
 
 
 def assert_same_picture(a, b):
-    """Pixels of size 1, twenty to a thousand steps, each rounded to 1e-16 of noise up to 20,000; 6e-13 is the most seen."""
-    torch.testing.assert_close(a, b, rtol=0, atol=1e-11)
+    """To rounding: 6e-13 at most on pixels of size 1, but 2e-10 for Heun on cosine, whose first step subtracts numbers of 20,000."""
+    torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
 
 
 def drawing(seed):
@@ -169,7 +172,7 @@ def test_ddpm(betas, schedule, prediction, clip):
     network = ExactNetwork(schedule, prediction)
     expected = theirs(scheduler, network, UNIT, generator=torch.Generator().manual_seed(8))
 
-    sigmas = timestep_grid(schedule, num_steps, "leading")
+    sigmas = timestep_grid(num_steps, schedule, "leading")
     denoise = clip_x0(network.denoise) if clip else network.denoise
     start = UNIT * (1 + sigmas[0] ** 2).sqrt()  # diffusers' x_t is ours times sqrt(alpha_bar)
     assert_same_picture(ours("ddpm", denoise, start, sigmas, drawing(8)), expected)
@@ -186,7 +189,7 @@ def test_ddim(betas, schedule, prediction, spacing, clip):
     # otherwise its eps stays the network's while x0 is clipped, and the two no longer add up to x_t
     expected = theirs(scheduler, network, UNIT, use_clipped_model_output=True)
 
-    sigmas = timestep_grid(schedule, STEPS, spacing)
+    sigmas = timestep_grid(STEPS, schedule, spacing)
     denoise = clip_x0(network.denoise) if clip else network.denoise
     assert_same_picture(ours("ddim", denoise, UNIT * (1 + sigmas[0] ** 2).sqrt(), sigmas), expected)
 
@@ -199,7 +202,7 @@ def test_euler_and_heun(betas, schedule, prediction, name, scheduler_class):
     )
     scheduler.set_timesteps(STEPS)
     network = ExactNetwork(schedule, prediction)
-    sigmas = timestep_grid(schedule, STEPS, "trailing")
+    sigmas = timestep_grid(STEPS, schedule, "trailing")
     start = UNIT * sigmas[0]
     assert_same_picture(ours(name, network.denoise, start, sigmas), theirs(scheduler, network, start))
 
@@ -213,7 +216,7 @@ def test_dpm_plus_plus_2m(betas, schedule, prediction, num_steps):
     assert (scheduler.config.algorithm_type, scheduler.config.solver_order, scheduler.config.solver_type) == ("dpmsolver++", 2, "midpoint")
     scheduler.set_timesteps(num_steps)
     network = ExactNetwork(schedule, prediction)
-    sigmas = timestep_grid(schedule, num_steps, "trailing")
+    sigmas = timestep_grid(num_steps, schedule, "trailing")
     start = UNIT * (1 + sigmas[0] ** 2).sqrt()
     assert_same_picture(ours("dpm++2m", network.denoise, start, sigmas), theirs(scheduler, network, UNIT))
 

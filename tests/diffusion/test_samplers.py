@@ -8,7 +8,7 @@ from tests.oracles import Gaussian, Mixture
 
 from bowerbird.diffusion.guidance import clip_x0
 from bowerbird.diffusion.samplers import SAMPLERS
-from bowerbird.diffusion.schedule import BETAS, VPSchedule, karras_grid, log_snr_grid, timestep_grid
+from bowerbird.diffusion.schedule import VPSchedule, karras_grid, linear_betas, log_snr_grid, timestep_grid
 
 GENERATOR = torch.Generator().manual_seed(3)
 UNIT = torch.randn(2, 3, 8, 8, generator=GENERATOR, dtype=torch.float64)
@@ -20,7 +20,7 @@ def no_noise(like):
     raise AssertionError("a deterministic sampler asked for noise")
 
 
-def ignore(step, steps, x0):
+def ignore(done, total, x0):
     pass
 
 
@@ -70,8 +70,8 @@ def test_a_single_picture_is_recovered_exactly(name):
 @pytest.mark.parametrize("clipped", [False, True])
 def test_euler_in_sigma_is_ddim(clipped):
     """DDIM (equation 12, no noise) in its own variance-preserving variables, eps taken from the possibly clipped x0."""
-    schedule = VPSchedule.from_betas(BETAS["linear"]())
-    sigmas = timestep_grid(schedule, 25, "leading")
+    schedule = VPSchedule.from_betas(linear_betas())
+    sigmas = timestep_grid(25, schedule, "leading")
     denoise = clip_x0(Mixture().denoise) if clipped else Mixture().denoise
     alpha_bar = 1 / (1 + sigmas**2)
     x_t = UNIT
@@ -131,7 +131,7 @@ def test_samples_are_distributed_as_the_data(name):
 @pytest.mark.parametrize(("name", "calls"), [("ddpm", 10), ("ddim", 10), ("euler", 10), ("heun", 19), ("dpm++2m", 10)])
 def test_calls_and_steps_are_counted(name, calls):
     """One call a step, heun two except the last; on_step sees every step once, in order, with its x0."""
-    levels, steps = [], []
+    levels, events = [], []
 
     def denoise(x, sigma):
         assert sigma.shape == (2,)
@@ -140,11 +140,11 @@ def test_calls_and_steps_are_counted(name, calls):
         return Gaussian().denoise(x, sigma)
 
     sigmas = karras_grid(10, SIGMA_MIN, SIGMA_MAX)
-    end = SAMPLERS[name](denoise, SIGMA_MAX * UNIT.float(), sigmas, fresh_noise(0), lambda *event: steps.append(event))
+    end = SAMPLERS[name](denoise, SIGMA_MAX * UNIT.float(), sigmas, fresh_noise(0), lambda *event: events.append(event))
     assert len(levels) == calls
     assert min(levels) == pytest.approx(SIGMA_MIN)
-    assert [step[:2] for step in steps] == [(i, 10) for i in range(10)]
-    assert torch.equal(steps[-1][2], end)  # the last estimate is the picture
+    assert [event[:2] for event in events] == [(done, 10) for done in range(1, 11)]
+    assert torch.equal(events[-1][2], end)  # the last estimate is the picture
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -152,8 +152,8 @@ def test_on_step_can_cancel(name):
     class Stop(Exception):  # noqa: N818
         pass
 
-    def stop_at_third(step, steps, x0):
-        if step == 2:
+    def stop_at_third(done, total, x0):
+        if done == 3:
             raise Stop
 
     with pytest.raises(Stop):

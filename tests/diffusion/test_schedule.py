@@ -6,17 +6,19 @@ import pytest
 import torch
 
 from bowerbird.diffusion.schedule import (
-    BETAS,
     GRIDS,
     SIGMA_CAP,
     VPSchedule,
+    cosine_betas,
     flow_grid,
     flow_sigma_from_t,
     flow_t_from_sigma,
     karras_grid,
+    linear_betas,
     log_normal,
     log_snr_grid,
     logit_normal,
+    scaled_linear_betas,
     timestep_grid,
     timesteps,
     uniform_t,
@@ -24,7 +26,11 @@ from bowerbird.diffusion.schedule import (
 )
 from bowerbird.errors import ModelError, RequestError
 
-SCHEDULES = {name: VPSchedule.from_betas(betas()) for name, betas in BETAS.items()}
+SCHEDULES = {
+    "linear": VPSchedule.from_betas(linear_betas()),
+    "scaled-linear": VPSchedule.from_betas(scaled_linear_betas()),
+    "cosine": VPSchedule.from_betas(cosine_betas()),
+}
 
 
 @pytest.fixture(params=SCHEDULES)
@@ -123,7 +129,7 @@ def test_grids_fall_strictly_from_sigma_max_to_zero(name, num_steps):
 
 @pytest.mark.parametrize("num_steps", [1, 2, 20, 1000, 3000])
 def test_vp_grid_falls_strictly_from_sigma_max_to_zero(schedule, num_steps):
-    sigmas = vp_grid(schedule, num_steps)
+    sigmas = vp_grid(num_steps, schedule)
     assert_is_grid(sigmas, num_steps)
     assert float(sigmas[0]) == pytest.approx(schedule.sigma_max, rel=1e-9)
 
@@ -131,7 +137,7 @@ def test_vp_grid_falls_strictly_from_sigma_max_to_zero(schedule, num_steps):
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 @pytest.mark.parametrize("num_steps", [1, 2, 7, 20, 999, 1000])
 def test_timestep_grids_fall_strictly_to_zero(schedule, num_steps, spacing):
-    assert_is_grid(timestep_grid(schedule, num_steps, spacing), num_steps)
+    assert_is_grid(timestep_grid(num_steps, schedule, spacing), num_steps)
 
 
 def test_grids_are_uniform_in_their_own_variable():

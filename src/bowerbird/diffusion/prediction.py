@@ -41,13 +41,13 @@ class Prediction:
         # x is written out, (x0 - skip * (x0 + sigma * eps)) / out, so that x0 need not cancel against itself at small sigma
         return expand((1 - skip) / out, x0) * x0 - expand(skip * sigma / out, x0) * eps
 
-    def start(self, eps: Tensor, sigma_max: float, sigma_data: float) -> Tensor:
-        """Where sampling starts from unit noise: what the network sees first is eps itself.  eps: (B, C, H, W).
+    def start(self, eps: Tensor, sigma: float, sigma_data: float) -> Tensor:
+        """Where sampling starts from unit noise, sigma being the first of the grid.  eps: (B, C, H, W).
 
-        That is sqrt(1 + sigma_max^2) eps for a VP model and (1 + sigma_max) eps for a flow.
+        What the network sees first is eps itself: x is sqrt(1 + sigma^2) eps for a VP model, (1 + sigma) eps for a flow.
         """
-        sigma = eps.new_full((len(eps),), sigma_max)
-        return eps / expand(self.input_scale(sigma, sigma_data), eps)
+        first = eps.new_full((len(eps),), sigma)
+        return eps / expand(self.input_scale(first, sigma_data), eps)
 
 
 def add_noise(x0: Tensor, eps: Tensor, sigma: Tensor) -> Tensor:

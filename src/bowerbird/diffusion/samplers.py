@@ -22,22 +22,22 @@ from torch import Tensor
 
 Denoise = Callable[[Tensor, Tensor], Tensor]  # (x, sigma) -> x0
 Noise = Callable[[Tensor], Tensor]  # like -> standard normal draws of its shape, dtype and device
-OnStep = Callable[[int, int, Tensor], None]  # (index of the step just taken, steps in all, its x0); raises to cancel
+OnStep = Callable[[int, int, Tensor], None]  # (steps done, steps in all, x0 so far), after each step; raises to cancel
 Sampler = Callable[[Denoise, Tensor, Tensor, Noise, OnStep], Tensor]
 
 
 def euler(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, on_step: OnStep) -> Tensor:
     """First order, one call a step.  In sigma, DDIM (arXiv:2010.02502, equation 12 without noise) is Euler's method."""
-    for step, steps, sigma, sigma_next in _steps(sigmas):
+    for done, total, sigma, sigma_next in _steps(sigmas):
         x0 = denoise(x, _level(sigma, x))
         x = x0 + (sigma_next / sigma) * (x - x0)
-        on_step(step, steps, x0)
+        on_step(done, total, x0)
     return x
 
 
 def heun(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, on_step: OnStep) -> Tensor:
     """Second order, two calls a step: the slope here averaged with the slope there.  EDM, arXiv:2206.00364, algorithm 1."""
-    for step, steps, sigma, sigma_next in _steps(sigmas):
+    for done, total, sigma, sigma_next in _steps(sigmas):
         x0 = denoise(x, _level(sigma, x))
         x_euler = x0 + (sigma_next / sigma) * (x - x0)
         if sigma_next > 0:
@@ -46,7 +46,7 @@ def heun(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, on_step: OnS
             x = x + (sigma_next - sigma) * (slope + slope_next) / 2
         else:  # at 0 the slope has no value, and Euler's step lands on x0 exactly
             x = x_euler
-        on_step(step, steps, x0)
+        on_step(done, total, x0)
     return x
 
 
@@ -57,7 +57,7 @@ def dpm_plus_plus_2m(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, 
     two estimates, lies the x0 to step towards.
     """
     x0_before, h_before = None, math.nan
-    for step, steps, sigma, sigma_next in _steps(sigmas):
+    for done, total, sigma, sigma_next in _steps(sigmas):
         x0 = denoise(x, _level(sigma, x))
         h = math.log(sigma / sigma_next) if sigma_next > 0 else math.inf
         ahead = x0
@@ -65,7 +65,7 @@ def dpm_plus_plus_2m(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, 
             ahead = x0 + h / (2 * h_before) * (x0 - x0_before)
         x = ahead + (sigma_next / sigma) * (x - ahead)
         x0_before, h_before = x0, h
-        on_step(step, steps, x0)
+        on_step(done, total, x0)
     return x
 
 
@@ -75,20 +75,20 @@ def ddpm(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, on_step: OnS
     If x0 were the truth, x - x0 would be noise of variance sigma^2.  Shrunk by r^2 and with fresh noise of variance
     sigma_next^2 (1 - r^2) it is noise of variance sigma_next^2 again.
     """
-    for step, steps, sigma, sigma_next in _steps(sigmas):
+    for done, total, sigma, sigma_next in _steps(sigmas):
         x0 = denoise(x, _level(sigma, x))
         ratio = sigma_next / sigma
         x = x0 + ratio**2 * (x - x0)
         if sigma_next > 0:
             x = x + sigma_next * math.sqrt(1 - ratio**2) * noise(x)
-        on_step(step, steps, x0)
+        on_step(done, total, x0)
     return x
 
 
 def _steps(sigmas: Tensor) -> Iterator[tuple[int, int, float, float]]:
-    """(step, steps in all, sigma, sigma_next); plain floats, so that coefficients are exact whatever the dtype of x."""
-    for step, (sigma, sigma_next) in enumerate(pairwise(sigmas.tolist())):
-        yield step, len(sigmas) - 1, sigma, sigma_next
+    """(steps done after this one, steps in all, sigma, sigma_next); plain floats: exact coefficients whatever the dtype of x."""
+    for done, (sigma, sigma_next) in enumerate(pairwise(sigmas.tolist()), start=1):
+        yield done, len(sigmas) - 1, sigma, sigma_next
 
 
 def _level(sigma: float, x: Tensor) -> Tensor:

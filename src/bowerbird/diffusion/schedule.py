@@ -44,9 +44,6 @@ def cosine_betas(num_steps: int = 1000, offset: float = 0.008, max_beta: float =
     return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=max_beta)
 
 
-BETAS: dict[str, Callable[..., Tensor]] = {"linear": linear_betas, "scaled-linear": scaled_linear_betas, "cosine": cosine_betas}
-
-
 @dataclass(frozen=True, eq=False)
 class VPSchedule:
     """A discrete variance-preserving schedule: alpha_bar (T,) float64, falling; timestep t = 0 .. T - 1.
@@ -140,7 +137,7 @@ def flow_grid(num_steps: int, sigma_min: float, sigma_max: float, shift: float =
     return _ending_at_zero(shift * flow_sigma_from_t(torch.linspace(t_max, t_min, num_steps, dtype=torch.float64)))
 
 
-def vp_grid(schedule: VPSchedule, num_steps: int) -> Tensor:
+def vp_grid(num_steps: int, schedule: VPSchedule) -> Tensor:
     """Equal steps of variance-preserving time from sigma_max to 0, which is timestep -1; fractional timesteps allowed."""
     t_max = float(schedule.t_from_sigma(torch.tensor(schedule.sigma_max, dtype=torch.float64)))
     t_min = max(0.0, (t_max + 1) / num_steps - 1)
@@ -164,7 +161,7 @@ def timesteps(num_steps: int, num_train_steps: int, spacing: str, offset: int = 
     raise ModelError(f"timestep spacing {spacing!r} is not known. Known: leading, linspace, trailing.")
 
 
-def timestep_grid(schedule: VPSchedule, num_steps: int, spacing: str, offset: int = 0) -> Tensor:
+def timestep_grid(num_steps: int, schedule: VPSchedule, spacing: str, offset: int = 0) -> Tensor:
     """The sigmas of `timesteps`: the grid on which diffusers' DDPM and DDIM step."""
     return _ending_at_zero(schedule.sigmas[timesteps(num_steps, len(schedule.sigmas), spacing, offset)])
 
