@@ -144,7 +144,9 @@ def test_calls_and_steps_are_counted(name, calls):
     assert len(levels) == calls
     assert min(levels) == pytest.approx(SIGMA_MIN)
     assert [event[:2] for event in events] == [(done, 10) for done in range(1, 11)]
-    assert torch.equal(events[-1][2], end)  # the last estimate is the picture
+    start = SIGMA_MAX * UNIT.float()
+    assert torch.equal(events[0][2], Gaussian().denoise(start, torch.full((2,), SIGMA_MAX)))  # an estimate from the first step on
+    assert torch.equal(events[-1][2], end)  # and the last one is the picture
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

@@ -101,7 +101,7 @@ class Examined(NamedTuple):
     shade_p05: int = 0  # 5th and 99th percentile of its grey values, 0..255
     shade_p99: int = 0
     contrast: float = 0.0  # standard deviation of its grey values
-    sharpness: float = 0.0  # standard deviation of their Laplacian, at about 128 px
+    sharpness: float = 0.0  # standard deviation of their Laplacian, at 128 px or thereabouts
 
 
 class Rejected(Exception):  # noqa: N818 - a verdict
@@ -293,13 +293,10 @@ _DCT = np.cos(np.pi / 64 * np.outer(np.arange(8), 2 * np.arange(32) + 1)).astype
 
 def _measure(image: Image.Image) -> dict[str, Any]:
     """Numbers for the report.  The hash marks which of the lowest 8 x 8 DCT frequencies of a 32 x 32 thumbnail lie above their median."""
-    grey = image.reduce(max(1, max(image.size) // 256)).convert("L")
-    thumbnail = np.asarray(grey.resize((32, 32), Image.Resampling.BILINEAR), np.float32)
-    low = (_DCT @ thumbnail @ _DCT.T).ravel()
+    view = image.reduce(max(1, round(max(image.size) / 128))).convert("L")
+    low = (_DCT @ np.asarray(view.resize((32, 32), Image.Resampling.BILINEAR), np.float32) @ _DCT.T).ravel()
     low[0] = np.inf  # the mean brightness is no feature: the first bit is always set
     bits = low > np.median(low[1:])
-    scale = 128 / max(grey.size)
-    view = grey.resize((max(3, round(grey.width * scale)), max(3, round(grey.height * scale))), Image.Resampling.BILINEAR)
     shades = np.asarray(view, np.float32)
     laplacian = shades[:-2, 1:-1] + shades[2:, 1:-1] + shades[1:-1, :-2] + shades[1:-1, 2:] - 4 * shades[1:-1, 1:-1]
     p05, p99 = np.searchsorted(np.cumsum(view.histogram()), (0.05 * shades.size, 0.99 * shades.size))

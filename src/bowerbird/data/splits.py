@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,51 +15,54 @@ NEAR_BITS = 4  # of 64: perceptual hashes that differ in no more bits are the sa
 SMALLEST_SPLIT = 50  # below that every picture is needed for learning
 MAX_HELD = 1_000  # more only makes the held-out loss dearer
 
-_BYTES_SET = np.array([bin(value).count("1") for value in range(256)], np.uint8)
+_CROWD = 1_000  # how many pictures with an equal band each is compared with; a scene filmed for an hour needs no more to hang together
+_BITS_SET = np.array([bin(value).count("1") for value in range(256)], np.uint8)
 
 
 def near_duplicates(hashes: NDArray[np.int64], comparable: NDArray[np.bool_]) -> NDArray[np.int64]:
     """A group number for each picture, (n,): pictures joined by a chain of near-equal hashes share one.
 
     Only `comparable` pictures are joined; a flat picture's hash is noise.  Two hashes within 4 bits agree in at least one of
-    five bands of bits, so only pictures that share a band are compared: no n^2.
+    five bands of bits, so only pictures that share a band are compared, in the order of their hashes: no n^2.
     """
-    unique, which = np.unique(hashes, return_inverse=True)
-    parent = np.arange(len(unique))
-    bits = unique.view(np.uint64)
+    unique, which = np.unique(hashes[comparable], return_inverse=True)
+    group = np.arange(len(unique))
     for band in range(NEAR_BITS + 1):
         first, last = 64 * band // (NEAR_BITS + 1), 64 * (band + 1) // (NEAR_BITS + 1)
-        key = (bits >> np.uint64(first)) & np.uint64(2 ** (last - first) - 1)
-        by_key = np.argsort(key, kind="stable")
-        starts = np.flatnonzero(np.r_[True, np.diff(key[by_key]) != 0, True])
-        for start, stop in pairwise(starts):
-            bucket = by_key[start:stop]
-            for position in range(len(bucket) - 1):
-                here, others = bucket[position], bucket[position + 1 :]
-                for other in others[_distance(bits[here], bits[others]) <= NEAR_BITS]:
-                    _join(parent, int(here), int(other))
-    roots = np.array([_root(parent, index) for index in range(len(unique))], np.int64)
-    groups = roots[which]
-    groups[~comparable] = len(unique) + np.flatnonzero(~comparable)
+        key = (unique.view(np.uint64) >> np.uint64(first)) & np.uint64(2 ** (last - first) - 1)
+        order = np.argsort(key, kind="stable")
+        key, bits = key[order], unique[order]
+        left = np.arange(len(unique))
+        for step in range(1, _CROWD):  # each with its step-th neighbour, while that has the same key
+            left = left[left + step < len(unique)]
+            left = left[key[left] == key[left + step]]
+            if not len(left):
+                break
+            near = left[_differing_bits(bits[left], bits[left + step]) <= NEAR_BITS]
+            group = _join(group, order[near], order[near + step])
+    groups = len(unique) + np.arange(len(hashes))
+    groups[comparable] = group[which]
     return np.unique(groups, return_inverse=True)[1].astype(np.int64)
 
 
-def _distance(one: np.uint64, others: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Differing bits between one hash and each of the others."""
-    differing: NDArray[np.int64] = _BYTES_SET[(one ^ others).view(np.uint8).reshape(len(others), 8)].sum(axis=1, dtype=np.int64)
-    return differing
+def _differing_bits(one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """How many of their 64 bits differ, (n,)."""
+    counts: NDArray[np.uint8] = _BITS_SET[(one ^ other).view(np.uint8).reshape(-1, 8)].sum(axis=1, dtype=np.uint8)
+    return counts
 
 
-def _root(parent: NDArray[np.int64], index: int) -> int:
-    while parent[index] != index:
-        parent[index] = parent[parent[index]]
-        index = int(parent[index])
-    return index
-
-
-def _join(parent: NDArray[np.int64], one: int, other: int) -> None:
-    one, other = _root(parent, one), _root(parent, other)
-    parent[max(one, other)] = min(one, other)
+def _join(group: NDArray[np.int64], one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.int64]:
+    """`group`, where each member names its group's first, with one[k]'s and other[k]'s groups made one."""
+    apart = group[one] != group[other]
+    if not apart.any():
+        return group
+    one, other = one[apart], other[apart]
+    while not np.array_equal(group[one], group[other]):
+        low, high = np.minimum(group[one], group[other]), np.maximum(group[one], group[other])
+        np.minimum.at(group, high, low)
+        while not np.array_equal(group, group[group]):
+            group = group[group]
+    return group
 
 
 def split(groups: NDArray[np.int64], contents: Sequence[str], held_out: float, seed: int) -> NDArray[np.bool_]:

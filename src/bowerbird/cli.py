@@ -1,0 +1,214 @@
+"""The command line: one function a command.  Words for people go to standard error, results to standard output.
+
+Exit codes: 0 done, 1 our bug, 2 the user can mend it (one sentence, no traceback), 75 stopped and resumable.
+Heavy imports stay inside the commands, so that `--help` is instant.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bowerbird.errors import BowerbirdError, RequestError
+from bowerbird.progress import OnProgress, Progress
+from bowerbird.recipe import built_in_recipes, read_recipe, recipe_text
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.splitlines()[0] if __doc__ else None)
+
+
+@dataclass
+class Everywhere:
+    """The options every command takes."""
+
+    json: bool = False
+    device: str | None = None
+
+
+@app.callback(help="Train image generators on your own pictures, and paint with them.")
+def _everywhere(
+    context: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON document on standard output")] = False,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the best there is by default")] = None,
+) -> None:
+    context.obj = Everywhere(as_json, device)
+
+
+@app.command()
+def recipes(context: typer.Context, name: Annotated[str | None, typer.Argument(help="show this recipe")] = None) -> None:
+    """List the built-in recipes, or show one."""
+    if name is not None:
+        typer.echo(recipe_text(name))
+        return
+    first_lines = {each: recipe_text(each).splitlines()[0].removeprefix("# ") for each in built_in_recipes()}
+    _print(context, first_lines, "\n".join(f"{each:16} {line}" for each, line in first_lines.items()))
+
+
+@app.command()
+def train(
+    context: typer.Context,
+    pictures: Annotated[Path, typer.Argument(help="a folder of pictures")],
+    out: Annotated[Path | None, typer.Option(help="the run folder; default runs/<folder>-<recipe>")] = None,
+    recipe: Annotated[str, typer.Option(help="a built-in recipe or a .toml file; see `bowerbird recipes`")] = "pixel-64",
+    count: Annotated[int | None, typer.Option("--pictures", help="how many pictures the training sees in all")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="section.field=value, overrides the recipe")] = None,
+) -> None:
+    """Train a model on your pictures.  The same command goes on with a stopped run; a larger --pictures extends a finished one."""
+    changes = [*(settings or []), *([f"train.pictures={count}"] if count else [])]
+    plan = read_recipe(recipe, changes)
+    run = out or Path("runs") / f"{pictures.resolve().name}-{plan.name}"
+    from bowerbird import device as devices
+    from bowerbird.training import train as train_model
+
+    with _progress_bar() as on_progress:
+        train_model(pictures, run, plan, device=devices.choose_device(context.obj.device), on_progress=on_progress)
+    _print(context, {"run": str(run)}, f"{run}: look at {run / 'report.html'}, paint with: bowerbird generate {run}")
+
+
+@app.command()
+def generate(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="a run, RUN@latest, a model folder or a diffusers folder")],
+    prompt: Annotated[str, typer.Argument(help="what to paint, for models that read text")] = "",
+    label: Annotated[str | None, typer.Option(help="which class to paint")] = None,
+    count: Annotated[int, typer.Option(help="how many pictures")] = 1,
+    seed: Annotated[int | None, typer.Option(help="picture i starts from seed + i")] = None,
+    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels")] = None,
+    steps: Annotated[int | None, typer.Option(help="sampling steps: more is finer and slower")] = None,
+    sampler: Annotated[str | None, typer.Option(help="ddpm, ddim, euler, heun or dpm++2m")] = None,
+    guidance: Annotated[float | None, typer.Option(help="how strongly the condition steers; 1 means no guidance")] = None,
+    exact: Annotated[bool, typer.Option(help="paint one at a time: the same bytes whatever the count")] = False,
+    image_format: Annotated[str, typer.Option("--format", help="png, jpeg or webp")] = "png",
+    out: Annotated[Path, typer.Option(help="folder for the pictures")] = Path("pictures"),
+) -> None:
+    """Paint pictures."""
+    from bowerbird import device as devices
+    from bowerbird.generate import open_model
+    from bowerbird.picture_metadata import SUFFIXES, save_picture
+    from bowerbird.request import read_request
+
+    request = read_request(
+        {
+            "model": model,
+            "prompt": prompt,
+            "label": label,
+            "count": count,
+            "seed": seed,
+            "size": _read_size(size),
+            "steps": steps,
+            "sampler": sampler,
+            "guidance": guidance,
+            "exact": exact,
+            "format": image_format,
+        }
+    )
+    painter = open_model(model, devices.choose_device(context.obj.device))
+    out.mkdir(parents=True, exist_ok=True)
+    paths = []
+    with _progress_bar() as on_progress:
+        for painted in painter.paint(request, on_progress):
+            path = _free_name(out, painted.seed, SUFFIXES[painted.settings.format])
+            save_picture(painted, path)
+            paths.append(str(path))
+    _print(context, {"pictures": paths}, "\n".join(paths))
+
+
+@app.command()
+def info(context: typer.Context, what: Annotated[str, typer.Argument(help="a model, a run or a picture")]) -> None:
+    """Tell what a model, a run or a picture is."""
+    path = Path(what)
+    if path.is_file():
+        from bowerbird.picture_metadata import read_metadata
+
+        document: dict[str, Any] = read_metadata(path).to_json()
+    else:
+        from bowerbird.generate import describe_model
+
+        document = describe_model(what)
+    _print(context, document, json.dumps(document, indent=1, ensure_ascii=False))
+
+
+def main() -> None:
+    """Run a command; BowerbirdError becomes its sentence and its exit code."""
+    warnings.showwarning = _show_warning
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as error:
+        sys.exit(error.exit_code)
+    except typer.Abort:
+        sys.exit(75)
+    except BowerbirdError as error:
+        sys.exit(_say(str(error), error.exit_code))
+    except Exception as error:
+        if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # a wrong option or argument, found by typer
+            sys.exit(_say(error.format_message(), 2))
+        raise
+
+
+def _say(sentence: str, code: int) -> int:
+    typer.echo(sentence, err=True)
+    return code
+
+
+def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: str | None = None) -> None:
+    if issubclass(category, UserWarning):
+        typer.echo(f"note: {message}", err=True)
+
+
+def _print(context: typer.Context, document: Any, words: str) -> None:
+    typer.echo(json.dumps(document, ensure_ascii=False) if context.obj.json else words)
+
+
+def _read_size(size: str | None) -> tuple[int, int] | None:
+    if size is None:
+        return None
+    width, _, height = size.lower().partition("x")
+    if not (width.isdigit() and height.isdigit()):
+        raise RequestError(f"--size {size!r} is not WIDTHxHEIGHT, for example --size 512x512.")
+    return int(width), int(height)
+
+
+def _free_name(folder: Path, seed: int, suffix: str) -> Path:
+    """<seed>.png, or <seed>-2.png ... when that picture is there already: nothing of the user's is overwritten."""
+    names = (f"{seed:010d}{extra}{suffix}" for extra in ("", *(f"-{n}" for n in range(2, 10_000))))
+    return next(folder / name for name in names if not (folder / name).exists())
+
+
+@contextmanager
+def _progress_bar() -> Iterator[OnProgress]:
+    """A bar on standard error for people; where that is not a terminal, a line now and then."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        tasks: dict[str, Any] = {}
+        said = {"at": 0.0}
+
+        def on_progress(event: Progress) -> None:
+            note = event.note or (f"loss {event.loss:.4f}" if event.loss is not None else "")
+            if event.stage not in tasks:
+                tasks[event.stage] = bars.add_task(event.stage, total=event.total, note=note)
+            bars.update(tasks[event.stage], completed=event.done, total=event.total, note=note)
+            if not console.is_terminal and _worth_a_line(event, said):
+                typer.echo(f"{event.stage} {event.done:,}/{event.total:,} {note}".rstrip(), err=True)
+
+        yield on_progress
+
+
+def _worth_a_line(event: Progress, said: dict[str, float]) -> bool:
+    """Each tenth of the work, for logs."""
+    share = event.done / max(event.total, 1)
+    if said.get(event.stage, -1.0) + 0.1 > share and event.done < event.total:
+        return False
+    said[event.stage] = share
+    return True

@@ -1,0 +1,195 @@
+"""A model and a request in, pictures out.
+
+    open_model(where)  -> a painter: one of ours (below), or a pretrained pipeline behind the same two verbs
+    painter.paint(request, on_progress) -> Painted, Painted, ...
+
+Picture i of a request starts from a generator of its own, seeded seed + i and drawn on the CPU, so it is the same
+picture alone or in a batch.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from bowerbird import device as devices
+from bowerbird.diffusion.guidance import clip_x0, guide
+from bowerbird.diffusion.samplers import SAMPLERS
+from bowerbird.diffusion.schedule import karras_grid, timestep_grid
+from bowerbird.errors import ModelError, RequestError, did_you_mean
+from bowerbird.model_folder import MANIFEST, Manifest, SamplingDefaults, open_model_folder, read_manifest
+from bowerbird.models.condition import Condition, no_label
+from bowerbird.models.ddpm_folder import is_ddpm_folder, open_ddpm_folder
+from bowerbird.models.denoiser import Denoiser
+from bowerbird.progress import OnProgress, Progress, tell
+from bowerbird.request import Painted, PaintRequest, read_request
+from bowerbird.run_folder import is_run, model_of_run
+
+BATCH = 16  # pictures painted together; two cores gain nothing from more
+_NOT_OURS = ("prompt", "negative", "image", "mask", "loras", "styles", "then", "speed")
+
+
+class Painter(Protocol):
+    """Whatever can paint."""
+
+    def paint(self, request: PaintRequest, on_progress: OnProgress | None = None) -> Iterator[Painted]: ...
+
+    def describe(self) -> dict[str, Any]: ...
+
+
+def load(where: str | Path, device: str | None = None) -> Painter:
+    """Open a model for use from Python: `bowerbird.load('runs/birds').paint(...)`."""
+    return open_model(where, devices.choose_device(device))
+
+
+def open_model(where: str | Path, device: torch.device) -> Painter:
+    """A painter for a run, a model folder, a diffusers folder or a checkpoint; ModelError when it is none of them."""
+    folder = find_model_folder(where)
+    if (folder / MANIFEST).is_file():
+        model, manifest = open_model_folder(folder)
+        return OwnPainter(str(where), model.to(device), manifest)
+    if is_ddpm_folder(folder):
+        model = open_ddpm_folder(folder)
+        manifest = Manifest(rung="pixel", denoiser=model.spec, sampling=SamplingDefaults(sampler="dpm++2m", steps=20), licence="See its source.")
+        return OwnPainter(str(where), model.to(device), manifest)
+    raise ModelError(f"{str(where)!r} is neither a run, a model folder nor a diffusers folder. A model folder holds {MANIFEST} or a U-Net's config.json.")
+
+
+def find_model_folder(where: str | Path) -> Path:
+    """The folder behind a MODEL argument; for a run that is its best model, or RUN@latest."""
+    path, _, which = str(where).partition("@")
+    folder = Path(path)
+    if not folder.exists():
+        raise ModelError(f"there is no model at {path!r}. Give a run, a model folder or a diffusers folder.")
+    return model_of_run(folder, which or "best") if is_run(folder) else folder
+
+
+def describe_model(where: str | Path) -> dict[str, Any]:
+    """What `info` tells of a model, without loading its weights where the manifest suffices."""
+    folder = find_model_folder(where)
+    if (folder / MANIFEST).is_file():
+        return {"path": str(folder), **describe_manifest(read_manifest(folder))}
+    return {"path": str(folder), **open_model(where, torch.device("cpu")).describe()}
+
+
+class OwnPainter:
+    """Paints from a `Denoiser`: a model trained here, or somebody else's DDPM."""
+
+    def __init__(self, name: str, model: Denoiser, manifest: Manifest) -> None:
+        self.name = name
+        self.model = model
+        self.manifest = manifest
+
+    def describe(self) -> dict[str, Any]:
+        return describe_manifest(self.manifest)
+
+    def resolve(self, request: PaintRequest) -> PaintRequest:
+        """The request with every default filled in; RequestError names what this model cannot do."""
+        for field in _NOT_OURS:
+            if getattr(request, field) != PaintRequest.model_fields[field].get_default(call_default_factory=True):
+                raise RequestError(f"this model cannot use {field!r}: it was trained without it. Leave it out, or choose another model.")
+        labels = self.manifest.labels
+        if request.label is not None and request.label not in labels:
+            known = did_you_mean(request.label, labels) if labels else " This model knows no labels; leave it out."
+            raise RequestError(f"this model has no label {request.label!r}.{known}")
+        sampling = self.manifest.sampling
+        sampler = request.sampler or sampling.sampler
+        if sampler not in SAMPLERS:
+            raise RequestError(f"there is no sampler {sampler!r}.{did_you_mean(sampler, SAMPLERS)}")
+        _, height, width = self.model.spec.sample_shape
+        fill = {
+            "seed": secrets.randbelow(2**32) if request.seed is None else request.seed,
+            "size": request.size or (width, height),
+            "steps": request.steps or sampling.steps,
+            "sampler": sampler,
+            "guidance": sampling.guidance if request.guidance is None else request.guidance,
+        }
+        return read_request({**request.model_dump(), **fill})
+
+    @torch.inference_mode()
+    def paint(self, request: PaintRequest, on_progress: OnProgress | None = None) -> Iterator[Painted]:
+        """Yield `count` pictures.  Cancelled is raised at the step at which the callback returns False."""
+        request = self.resolve(request)
+        assert request.seed is not None and request.size is not None
+        batch = 1 if request.exact else BATCH
+        for start in range(0, request.count, batch):
+            seeds = [request.seed + i for i in range(start, min(start + batch, request.count))]
+            for seed, x0 in zip(seeds, self._paint_batch(request, seeds, start, on_progress), strict=True):
+                yield Painted(fit_to_size(to_picture(x0), request.size), seed, request)
+
+    def _paint_batch(self, request: PaintRequest, seeds: list[int], start: int, on_progress: OnProgress | None) -> Tensor:
+        assert request.steps is not None and request.sampler is not None and request.size is not None and request.guidance is not None
+        size, total = request.size, request.count * request.steps
+
+        def on_step(step: int, steps: int, x0: Tensor) -> None:
+            done = start * steps + step * len(seeds)
+            tell(on_progress, Progress("paint", done, total, preview=lambda: fit_to_size(to_picture(x0[0]), size)))
+
+        noise = PictureNoise(seeds)
+        spec, device = self.model.spec, self.model.device
+        x = self.model.start(noise(torch.empty(len(seeds), *spec.sample_shape, device=device)))
+        denoise = guide(self.model, *self._conditions(request, len(seeds)), scale=request.guidance)
+        if spec.clip_x0:
+            denoise = clip_x0(denoise)
+        return SAMPLERS[request.sampler](denoise, x, self.sigmas(request).to(device), noise, on_step).cpu()
+
+    def sigmas(self, request: PaintRequest) -> Tensor:
+        """The noise levels to walk down: a DDPM's own timesteps for its ancestral sampler, Karras' grid for the others."""
+        assert request.steps is not None
+        if request.sampler == "ddpm" and self.model.schedule is not None:
+            return timestep_grid(request.steps, self.model.schedule, "leading").float()
+        return karras_grid(request.steps, self.model.spec.sigma_min, self.model.spec.sigma_max).float()
+
+    def _conditions(self, request: PaintRequest, batch: int) -> tuple[Condition | None, Condition | None]:
+        labels = self.manifest.labels
+        if not labels:
+            return None, None
+        unconditional = no_label(len(labels), batch, self.model.device)
+        if request.label is None:
+            return unconditional, unconditional
+        label = torch.full((batch,), labels.index(request.label), dtype=torch.int64, device=self.model.device)
+        return Condition(label=label), unconditional
+
+
+class PictureNoise:
+    """noise(like) -> standard normal of the shape of `like`, row i from picture i's own generator on the CPU."""
+
+    def __init__(self, seeds: list[int]) -> None:
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def __call__(self, like: Tensor) -> Tensor:
+        return torch.stack([torch.randn(like.shape[1:], generator=g) for g in self.generators]).to(like)
+
+
+def describe_manifest(manifest: Manifest) -> dict[str, Any]:
+    """The manifest for people: everything but the file hashes."""
+    return manifest.model_dump(mode="json", exclude={"files"})
+
+
+def to_pixels(x0: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """(..., C, H, W) float in -1..1 -> (..., H, W, C) uint8."""
+    return ((x0.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).movedim(-3, -1).cpu().numpy()  # type: ignore[no-any-return]
+
+
+def to_picture(x0: Tensor) -> Image.Image:
+    """(C, H, W) float in -1..1, one or three channels -> a picture."""
+    pixels = to_pixels(x0)
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).convert("RGB")
+
+
+def fit_to_size(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Scale until the picture covers (width, height), then cut the borders off evenly."""
+    if picture.size == size:
+        return picture
+    width, height = size
+    scale = max(width / picture.width, height / picture.height)
+    cut_width, cut_height = width / scale, height / scale
+    left, top = (picture.width - cut_width) / 2, (picture.height - cut_height) / 2
+    return picture.resize(size, Image.Resampling.LANCZOS, box=(left, top, left + cut_width, top + cut_height))

@@ -1,0 +1,108 @@
+"""Other people's DDPMs: a diffusers `DDPMPipeline` folder, or a bare `UNet2DModel`, parts in sub-folders or at the root.
+
+A config names classes; here those names are compared with a fixed table and never imported.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+from bowerbird.errors import ModelError, UnsafeFileError
+from bowerbird.models.denoiser import Betas, Denoiser, DenoiserSpec
+from bowerbird.models.unet import UNet, unet_class
+
+_SCHEDULERS = {"DDPMScheduler", "DDIMScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler", "HeunDiscreteScheduler"}
+_BETAS = {"linear": "linear", "scaled_linear": "scaled-linear", "squaredcos_cap_v2": "cosine"}
+_PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
+_WEIGHTS = "diffusion_pytorch_model"
+
+
+def is_ddpm_folder(folder: Path) -> bool:
+    """Whether a UNet2DModel lies in `folder` or in its `unet` sub-folder."""
+    return _unet_folder(folder) is not None
+
+
+def open_ddpm_folder(folder: Path) -> Denoiser:
+    """The model of a diffusers DDPM folder.  UnsafeFileError when its weights are a pickle."""
+    unet_folder = _unet_folder(folder)
+    assert unet_folder is not None, "ask is_ddpm_folder first"
+    if not (unet_folder / f"{_WEIGHTS}.safetensors").is_file():
+        pickled = unet_folder / f"{_WEIGHTS}.bin"
+        if pickled.is_file():
+            raise UnsafeFileError(
+                f"{str(pickled)!r} is a pickle, which can run code when loaded. Run: bowerbird convert {pickled} --out {pickled.with_suffix('.safetensors')}"
+            )
+        raise ModelError(f"{str(unet_folder)!r} has a config but no {_WEIGHTS}.safetensors. Download the folder again, with its weights.")
+    try:
+        network = unet_class().from_pretrained(unet_folder, local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False)
+    except Exception as error:  # diffusers raises many kinds for one cause: a config and weights that do not fit
+        raise ModelError(f"the U-Net in {str(unet_folder)!r} cannot be opened: {str(error).splitlines()[0]}. Use another copy.") from error
+    spec = _spec(_scheduler_config(folder), network.config)
+    if network.config.out_channels == 2 * network.config.in_channels:
+        warnings.warn(f"{str(folder)!r} also predicts its variance; that half of the output is ignored", stacklevel=2)
+    return Denoiser(UNet(network), spec).eval()
+
+
+def _spec(scheduler: dict[str, Any], unet: Any) -> DenoiserSpec:
+    """The scheduler's words in ours.  Without a scheduler config: linear betas, 1000 steps, eps, as DDPM was published."""
+    if scheduler.get("_class_name", "DDPMScheduler") not in _SCHEDULERS:
+        raise ModelError(f"the scheduler {scheduler['_class_name']!r} is not one Bowerbird reads; known: {', '.join(sorted(_SCHEDULERS))}.")
+    if scheduler.get("rescale_betas_zero_snr"):
+        raise ModelError("this model's schedule ends at zero signal (rescale_betas_zero_snr), which Bowerbird does not read; open it with diffusers.")
+    betas = _read_betas(scheduler)
+    schedule = betas.schedule()
+    prediction = _named(_PREDICTIONS, scheduler.get("prediction_type", "epsilon"), "prediction_type")
+    size = unet.sample_size if isinstance(unet.sample_size, int) else unet.sample_size[0]
+    return DenoiserSpec(
+        prediction=prediction,  # type: ignore[arg-type]
+        time="timestep",
+        betas=betas,
+        sigma_min=schedule.sigma_min,
+        sigma_max=schedule.sigma_max,
+        sigma_data=1.0,  # variance-preserving networks expect inputs of variance 1
+        sample_shape=(unet.in_channels, size, size),
+        clip_x0=bool(scheduler.get("clip_sample", True)),
+    )
+
+
+def _read_betas(scheduler: dict[str, Any]) -> Betas:
+    if scheduler.get("trained_betas") is not None:
+        raise ModelError("this model has hand-made trained_betas, which Bowerbird does not read; open it with diffusers.")
+    kind = _named(_BETAS, scheduler.get("beta_schedule", "linear"), "beta_schedule")
+    return Betas(
+        kind=kind,  # type: ignore[arg-type]
+        num_steps=scheduler.get("num_train_timesteps", 1000),
+        start=scheduler.get("beta_start", 1e-4),
+        end=scheduler.get("beta_end", 0.02),
+    )
+
+
+def _named(table: dict[str, str], name: object, field: str) -> str:
+    if name not in table:
+        raise ModelError(f"the scheduler's {field} is {name!r}; Bowerbird reads {', '.join(table)}.")
+    return table[str(name)]
+
+
+def _unet_folder(folder: Path) -> Path | None:
+    for candidate in (folder / "unet", folder):
+        config = _read(candidate / "config.json")
+        if config is not None and config.get("_class_name", "UNet2DModel") == "UNet2DModel" and "block_out_channels" in config:
+            return candidate
+    return None
+
+
+def _scheduler_config(folder: Path) -> dict[str, Any]:
+    return _read(folder / "scheduler/scheduler_config.json") or _read(folder / "scheduler_config.json") or {}
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        document = json.loads(path.read_bytes())
+    except OSError:
+        return None
+    except ValueError as error:
+        raise ModelError(f"{str(path)!r} is damaged. Restore it, or use another copy.") from error
+    return document if isinstance(document, dict) else None

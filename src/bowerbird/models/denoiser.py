@@ -1,0 +1,82 @@
+"""The one contract of our models: `model(x, sigma, cond) -> x0`, with x = x0 + sigma * eps.
+
+Networks differ in what they predict, on which schedule, and how they are told the noise level.  A `Denoiser` wraps one
+such network once, at loading; samplers, losses and guidance see the contract alone.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from bowerbird.diffusion.prediction import PREDICTIONS, expand
+from bowerbird.diffusion.schedule import VPSchedule, cosine_betas, linear_betas, scaled_linear_betas
+from bowerbird.models.condition import Condition
+
+
+class Betas(BaseModel):
+    """A variance-preserving noise schedule of `num_steps` integer timesteps (DDPM, arXiv:2006.11239)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["linear", "scaled-linear", "cosine"] = "linear"
+    num_steps: int = 1000
+    start: float = 1e-4
+    end: float = 0.02
+
+    def schedule(self) -> VPSchedule:
+        if self.kind == "cosine":  # has no start and end
+            return VPSchedule.from_betas(cosine_betas(self.num_steps))
+        betas = linear_betas if self.kind == "linear" else scaled_linear_betas
+        return VPSchedule.from_betas(betas(self.num_steps, self.start, self.end))
+
+
+class DenoiserSpec(BaseModel):
+    """What is needed, beside the network, to call it: recorded in every model folder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prediction: Literal["eps", "v", "x0", "flow", "edm"]
+    time: Literal["timestep", "log-sigma", "flow-t"]  # the form in which the network is told the noise level
+    betas: Betas | None = None  # only for time = "timestep"
+    sigma_min: float
+    sigma_max: float
+    sigma_data: float  # standard deviation of the pictures: 0.5 for pixels, 1 for normalised latents
+    sample_shape: tuple[int, int, int]  # (C, H, W)
+    clip_x0: bool = False  # pixels never leave -1..1, so a sampler may clip its estimate
+
+
+class Denoiser(nn.Module):
+    """A network behind the contract.  The network itself is called as network(x, time, cond) -> output (B, C or more, H, W)."""
+
+    def __init__(self, network: nn.Module, spec: DenoiserSpec) -> None:
+        super().__init__()
+        self.network = network
+        self.spec = spec
+        self.prediction = PREDICTIONS[spec.prediction]
+        self.schedule = spec.betas.schedule() if spec.betas else None
+
+    def forward(self, x: Tensor, sigma: Tensor, cond: Condition | None = None) -> Tensor:
+        """x (B, C, H, W) noisy pictures, sigma (B,) their noise -> x0 (B, C, H, W), all float32."""
+        scaled = expand(self.prediction.input_scale(sigma, self.spec.sigma_data), x) * x
+        output = self.network(scaled, self.time(sigma), cond)
+        return self.prediction.x0(x, output[:, : x.shape[1]].to(x.dtype), sigma, self.spec.sigma_data)
+
+    def time(self, sigma: Tensor) -> Tensor:
+        """The noise level as this network was taught it, (B,)."""
+        if self.schedule is not None:
+            return self.schedule.t_from_sigma(sigma).to(sigma.dtype)
+        if self.spec.time == "log-sigma":
+            return sigma.log() / 4  # EDM, arXiv:2206.00364, table 1
+        return 1000 * sigma / (1 + sigma)
+
+    def start(self, eps: Tensor) -> Tensor:
+        """Where sampling starts: pure noise at sigma_max in this model's own variables.  eps: (B, C, H, W)."""
+        return self.prediction.start(eps, self.spec.sigma_max, self.spec.sigma_data)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device

@@ -1,0 +1,54 @@
+"""Stable Diffusion's family, opened: 1.x, 2.x, XL, their inpainting variants and the x4 upscaler.
+
+recognise(path)                      which member lies there, from names and shapes alone
+open_pretrained(where, device)       a painter for a diffusers folder, a .safetensors file or a hub name
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from bowerbird.errors import ModelError
+from bowerbird.models.pretrained import memory
+from bowerbird.models.pretrained.families import FAMILIES, Family, Prediction, Recognised, named_family, recognise
+from bowerbird.models.pretrained.hub import Ask, download, is_hub_name
+from bowerbird.models.pretrained.loading import load_parts
+from bowerbird.models.pretrained.painter import PretrainedPainter
+
+__all__ = ["FAMILIES", "Family", "PretrainedPainter", "Recognised", "open_pretrained", "recognise"]
+
+PREDICTIONS: dict[str, Prediction] = {"eps": "epsilon", "v": "v_prediction", "epsilon": "epsilon", "v_prediction": "v_prediction"}
+
+
+def open_pretrained(
+    where: Path | str,
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+    family: str | None = None,
+    prediction: str | None = None,
+    offline: bool = False,
+    ask: Ask | None = None,
+    compile: bool = False,
+) -> PretrainedPainter:
+    """A painter for `where`: a diffusers folder, a single .safetensors checkpoint, or a hub name such as `maker/model`.
+
+    `family` and `prediction` ("eps" or "v") override what is recognised.  `ask` is called once before anything is
+    downloaded and may say no; without it nothing is.  ModelError says what cannot be opened and why.
+    """
+    path = Path(where)
+    if not path.exists() and is_hub_name(str(where)):
+        path = download(str(where), ask, offline)
+    found = recognise(path)
+    if family is not None:
+        found = Recognised(named_family(family), "family as asked", found.prediction if found else None)
+    if found is None:
+        raise ModelError(
+            f"{str(where)!r} is no Stable Diffusion model that Bowerbird knows. Name its --family if it is: {', '.join(FAMILIES)}."
+        )
+    if prediction is not None and prediction not in PREDICTIONS:
+        raise ModelError(f"there is no prediction {prediction!r}. Known: eps, v.")
+    chosen = PREDICTIONS[prediction] if prediction is not None else None
+    parts = load_parts(path, found, dtype or memory.choose_dtype(device), chosen)
+    return PretrainedPainter(str(where), parts, device, compile)

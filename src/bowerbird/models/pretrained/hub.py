@@ -1,0 +1,87 @@
+"""Models by hub name: what would be downloaded is said first, and only safetensors and plain text come."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bowerbird.errors import MissingExtraError, ModelError
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+_FOLDERS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler", "low_res_scheduler")
+_WEIGHTS = re.compile(r"(diffusion_pytorch_model|model)(\.fp16)?(-\d{5}-of-\d{5})?\.safetensors")
+
+
+@dataclass(frozen=True)
+class Download:
+    """What is about to be fetched, for the question that comes first."""
+
+    name: str
+    licence: str
+    size_bytes: int
+    target: Path
+    files: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.size_bytes / 2**30:.1f} GiB, licence {self.licence}, to {self.target}"
+
+
+Ask = Callable[[Download], bool]
+
+
+def is_hub_name(where: str) -> bool:
+    """Whether `where` has the form maker/model."""
+    return _HUB_NAME.fullmatch(where) is not None
+
+
+def download(name: str, ask: Ask | None, offline: bool) -> Path:
+    """The local folder of a hub model, fetched if `ask` agrees; with `offline`, only if it is already here."""
+    try:
+        import huggingface_hub
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    except ImportError as error:
+        raise MissingExtraError("huggingface-hub", "pretrained") from error
+    try:
+        return Path(huggingface_hub.snapshot_download(name, local_files_only=True))
+    except LocalEntryNotFoundError:
+        pass  # not here yet
+    if offline:
+        raise ModelError(f"{name!r} is not on this machine, and --offline forbids fetching it.")
+    try:
+        info = huggingface_hub.HfApi().model_info(name, files_metadata=True)
+        plan = plan_download(name, info, Path(huggingface_hub.constants.HF_HUB_CACHE))
+        if ask is None or not ask(plan):
+            raise ModelError(f"{plan}. Not downloaded: nobody agreed. Say yes when asked, or give --yes.")
+        return Path(huggingface_hub.snapshot_download(name, revision=info.sha, allow_patterns=list(plan.files)))
+    except (HfHubHTTPError, OSError) as error:
+        raise ModelError(
+            f"{name!r} cannot be fetched: {str(error).splitlines()[0]}. Check the name and the connection, or give a folder."
+        ) from error
+
+
+def plan_download(name: str, info: Any, target: Path) -> Download:
+    """Which files of the model are needed: the parts of a diffusers folder, each weight once, pickles never."""
+    sizes = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings}
+    if "model_index.json" not in sizes:
+        raise ModelError(f"{name!r} is not a diffusers model (it has no model_index.json).")
+    files = ("model_index.json", *_parts(sizes))
+    if not any(file.startswith("unet/") and file.endswith(".safetensors") for file in files):
+        raise ModelError(f"{name!r} has no .safetensors weights, only formats that could run code. Look for another copy of the model.")
+    card = getattr(info, "card_data", None)
+    return Download(name, str(getattr(card, "license", None) or "not stated"), sum(sizes[file] for file in files), target, files)
+
+
+def _parts(files: Iterable[str]) -> list[str]:
+    by_folder: dict[str, list[str]] = {folder: [] for folder in _FOLDERS}
+    for file in files:
+        folder, _, rest = file.partition("/")
+        if folder in by_folder and (rest.endswith((".json", ".txt")) or _WEIGHTS.fullmatch(rest)):
+            by_folder[folder].append(file)
+    chosen = []
+    for in_folder in by_folder.values():
+        whole = [file for file in in_folder if file.endswith(".safetensors") and ".fp16" not in file]
+        chosen += [file for file in in_folder if not (whole and ".fp16" in file)]
+    return chosen

@@ -1,0 +1,161 @@
+"""Our network: a transformer over picture patches, for pixels and for latents.
+
+A diffusion transformer (DiT; Peebles & Xie 2022, arXiv:2212.09748) with the parts that later work agreed on: 2-D rotary
+positions, RMSNorm, query-key normalisation, SwiGLU, and one shared modulation of the noise level with a small learnt offset a
+block (PixArt-alpha, arXiv:2310.00426, section 2.3) in place of a large projection in every block.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name every PyTorch reader expects
+from torch import Tensor, nn
+
+from bowerbird.models.condition import Condition
+
+# name: (width, depth, heads)
+SIZES = {
+    "micro": (32, 2, 2),
+    "nano": (192, 8, 3),
+    "tiny": (320, 10, 5),
+    "small": (512, 10, 8),
+    "base": (768, 16, 12),
+    "large": (1024, 24, 16),
+}
+HEAD_OF_ROTARY = 10_000.0  # slowest rotary frequency, as in RoFormer (arXiv:2104.09864)
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Everything that decides the shapes of the weights; saved as config.json."""
+
+    width: int
+    depth: int
+    heads: int
+    patch: int
+    channels: int = 3
+    label_count: int = 0
+    dropout: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Transformer(nn.Module):
+    """network(x, time, cond) -> output, x and output (B, C, H, W), time (B,): a bounded function of the noise level."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, patch = config.width, config.patch
+        self.embed = nn.Conv2d(config.channels, width, patch, stride=patch)
+        self.time = nn.Sequential(FourierFeatures(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        self.label = nn.Embedding(config.label_count + 1, width) if config.label_count else None
+        self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.last_norm = nn.RMSNorm(width)
+        self.last_modulation = nn.Linear(width, 2 * width)
+        self.unembed = nn.Linear(width, patch * patch * config.channels)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Start as the identity: every branch and the output begin at zero, so the first steps are calm (DiT, section 3.2)."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for linear in (self.modulation[1], self.last_modulation, self.unembed):
+            nn.init.zeros_(linear.weight)  # type: ignore[arg-type]
+        if self.label is not None:
+            nn.init.normal_(self.label.weight, std=0.02)
+
+    def forward(self, x: Tensor, time: Tensor, cond: Condition | None = None) -> Tensor:
+        tokens = self.embed(x)  # (B, W, h, w)
+        height, width = tokens.shape[2:]
+        tokens = tokens.flatten(2).transpose(1, 2)  # (B, h*w, W)
+        level = self.time(time)  # (B, W)
+        if self.label is not None:
+            level = level + self.label(self._labels(cond, len(x), x.device))
+        modulation = self.modulation(level).unsqueeze(1)  # (B, 1, 6W)
+        rotary = rotary_angles(height, width, self.config.width // self.config.heads, x.device)
+        for block in self.blocks:
+            tokens = block(tokens, modulation, rotary)
+        shift, scale = self.last_modulation(level).unsqueeze(1).chunk(2, dim=-1)
+        patches = self.unembed(self.last_norm(tokens) * (1 + scale) + shift)  # (B, h*w, C*p*p)
+        return F.pixel_shuffle(patches.transpose(1, 2).unflatten(2, (height, width)), self.config.patch)
+
+    def _labels(self, cond: Condition | None, batch: int, device: torch.device) -> Tensor:
+        if cond is not None and cond.label is not None:
+            return cond.label
+        return torch.full((batch,), self.config.label_count, dtype=torch.int64, device=device)
+
+
+class Block(nn.Module):
+    """Attention, then a gated MLP, each scaled, shifted and gated by the noise level."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        width = config.width
+        hidden = 64 * math.ceil(width * 8 / 3 / 64)  # SwiGLU at the size of a 4x MLP
+        self.heads = config.heads
+        self.offset = nn.Parameter(torch.zeros(6 * width))
+        self.norm_attention = nn.RMSNorm(width, elementwise_affine=False, eps=1e-6)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.norm_q = nn.RMSNorm(width // config.heads, eps=1e-6)
+        self.norm_k = nn.RMSNorm(width // config.heads, eps=1e-6)
+        self.project = nn.Linear(width, width)
+        self.norm_mlp = nn.RMSNorm(width, elementwise_affine=False, eps=1e-6)
+        self.up = nn.Linear(width, 2 * hidden, bias=False)
+        self.down = nn.Linear(hidden, width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, modulation: Tensor, rotary: Tensor) -> Tensor:
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (modulation + self.offset).chunk(6, dim=-1)
+        x = x + gate_a * self.attention(self.norm_attention(x) * (1 + scale_a) + shift_a, rotary)
+        return x + gate_m * self.mlp(self.norm_mlp(x) * (1 + scale_m) + shift_m)
+
+    def attention(self, x: Tensor, rotary: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, heads, N, D)
+        mixed = F.scaled_dot_product_attention(rotate(self.norm_q(q), rotary), rotate(self.norm_k(k), rotary), v)
+        return self.dropout(self.project(mixed.transpose(1, 2).flatten(2)))  # type: ignore[no-any-return]
+
+    def mlp(self, x: Tensor) -> Tensor:
+        gate, value = self.up(x).chunk(2, dim=-1)
+        return self.dropout(self.down(F.silu(gate) * value))  # type: ignore[no-any-return]
+
+
+class FourierFeatures(nn.Module):
+    """time (B,) -> (B, width): sines and cosines at frequencies from 1 to 1000, evenly spaced in the logarithm."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.frequencies: Tensor
+        self.register_buffer("frequencies", torch.logspace(0, 3, width // 2), persistent=False)
+
+    def forward(self, time: Tensor) -> Tensor:
+        angles = time[:, None].float() * self.frequencies
+        return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def rotary_angles(height: int, width: int, head_width: int, device: torch.device) -> Tensor:
+    """Angle of every token and pair of channels, (h*w, head_width // 2): half of the pairs turn with y, half with x.
+
+    2-D form of RoFormer (arXiv:2104.09864, section 3.2): the attention of two tokens depends on their distance alone.
+    """
+    pairs = head_width // 4
+    frequencies = HEAD_OF_ROTARY ** -(torch.arange(pairs, device=device) / pairs)
+    y = torch.arange(height, device=device)[:, None, None] * frequencies
+    x = torch.arange(width, device=device)[None, :, None] * frequencies
+    return torch.cat([y.expand(height, width, pairs), x.expand(height, width, pairs)], dim=-1).flatten(0, 1)
+
+
+def rotate(x: Tensor, angles: Tensor) -> Tensor:
+    """Turn each pair of channels of x (..., N, D) by its angle (N, D/2)."""
+    first, second = x.chunk(2, dim=-1)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)

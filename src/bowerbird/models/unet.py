@@ -1,0 +1,62 @@
+"""diffusers' UNet2DModel: the DDPM of the literature, and the network other tools can open.
+
+diffusers is imported when a U-Net is built, never before; our transformer paints without it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from bowerbird.errors import MissingExtraError
+from bowerbird.models.condition import Condition
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DModel
+
+# name: (channels of each level, layers in a level, levels with attention counted from the finest)
+SIZES: dict[str, tuple[tuple[int, ...], int, tuple[int, ...]]] = {
+    "ddpm-micro": ((32, 32), 1, ()),
+    "ddpm-small": ((64, 128, 192, 256), 1, (2, 3)),
+    "ddpm-114m": ((128, 128, 256, 256, 512, 512), 2, (4,)),  # diffusers' unconditional training example
+}
+
+
+class UNet(nn.Module):
+    """network(x, time, cond) -> output around a UNet2DModel."""
+
+    def __init__(self, network: UNet2DModel) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor, time: Tensor, cond: Condition | None = None) -> Tensor:
+        label = cond.label if cond is not None else None
+        return self.network(x, time, class_labels=label, return_dict=False)[0]  # type: ignore[no-any-return]
+
+
+def unet_class() -> type[UNet2DModel]:
+    try:
+        from diffusers import UNet2DModel
+    except ImportError as error:
+        raise MissingExtraError("diffusers", "pretrained") from error
+    return UNet2DModel
+
+
+def unet_config(size: str, size_px: int, channels: int, label_count: int, dropout: float) -> dict[str, Any]:
+    """The arguments of UNet2DModel for one of our sizes."""
+    widths, layers, attention = SIZES[size]
+    down = ["AttnDownBlock2D" if level in attention else "DownBlock2D" for level in range(len(widths))]
+    config: dict[str, Any] = {
+        "sample_size": size_px,
+        "in_channels": channels,
+        "out_channels": channels,
+        "layers_per_block": layers,
+        "block_out_channels": widths,
+        "down_block_types": tuple(down),
+        "up_block_types": tuple(block.replace("Down", "Up") for block in reversed(down)),
+        "dropout": dropout,
+    }
+    if label_count:
+        config["num_class_embeds"] = label_count + 1  # the last one is "no class"
+    return config

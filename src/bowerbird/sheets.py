@@ -1,0 +1,42 @@
+"""Pictures of pictures: grids and animations that people look at."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+GAP_PX = 2
+
+
+def contact_sheet(pictures: Sequence[Image.Image], columns: int, cell_px: int | None = None) -> Image.Image:
+    """The pictures in rows of `columns`, each scaled into a square cell (by default as large as the first picture)."""
+    cell = cell_px or max(pictures[0].size)
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (columns * (cell + GAP_PX) - GAP_PX, rows * (cell + GAP_PX) - GAP_PX), "white")
+    for number, picture in enumerate(pictures):
+        fitted = picture.convert("RGB")
+        if max(fitted.size) != cell:
+            scale = cell / max(fitted.size)
+            fitted = fitted.resize((max(1, round(fitted.width * scale)), max(1, round(fitted.height * scale))), Image.Resampling.LANCZOS)
+        corner = (number % columns * (cell + GAP_PX), number // columns * (cell + GAP_PX))
+        sheet.paste(fitted, (corner[0] + (cell - fitted.width) // 2, corner[1] + (cell - fitted.height) // 2))
+    return sheet
+
+
+def png_bytes(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def animation_bytes(frames: Sequence[Path], seconds: float = 6.0, hold_last: float = 2.0) -> bytes:
+    """The pictures as a GIF of `seconds` that stops a while at the last one."""
+    pictures = [Image.open(frame).convert("P", palette=Image.Palette.ADAPTIVE) for frame in frames]
+    durations = [max(40, int(1000 * seconds / len(pictures)))] * len(pictures)
+    durations[-1] += int(1000 * hold_last)
+    buffer = io.BytesIO()
+    pictures[0].save(buffer, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
+    return buffer.getvalue()

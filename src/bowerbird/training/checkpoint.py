@@ -1,0 +1,84 @@
+"""Everything that decides the future of a run, in one immutable folder.
+
+    checkpoints/<pictures seen>/
+      checkpoint.json           counters, best so far, recipe, versions; sealed, with every file's hash
+      weights.safetensors  ema.safetensors  optimizer.safetensors
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bowerbird import __version__, weights
+from bowerbird.models.denoiser import Denoiser
+from bowerbird.recipe import Recipe
+from bowerbird.run_folder import CHECKPOINT_MANIFEST
+from bowerbird.storage import Disk, read_sealed, write_folder
+from bowerbird.training.held_out import Best
+from bowerbird.training.optimizer import Ema, load_optimizer_tensors, make_optimizers, optimizer_tensors
+
+
+@dataclass
+class TrainState:
+    """The moving parts of a run.  seen: pictures so far, the whole state of the data; step: updates tried so far."""
+
+    model: Denoiser
+    ema: Ema
+    optimizers: list[torch.optim.Optimizer]
+    seen: int = 0
+    step: int = 0
+    skipped: int = 0  # updates skipped in a row because a value was not finite
+    seconds: float = 0.0  # spent training, over all sessions
+    best: Best = field(default_factory=Best)
+
+
+def new_state(model: Denoiser, recipe: Recipe) -> TrainState:
+    return TrainState(model, Ema(model, recipe.train.ema), make_optimizers(recipe.train, model))
+
+
+def save_checkpoint(disk: Disk, target: Path, state: TrainState, surroundings: dict[str, Any]) -> None:
+    """Write the state as the new folder `target`.  `surroundings` (recipe, data, threads ...) are compared on resume."""
+    manifest = {
+        "written_by": f"bowerbird {__version__}",
+        "seen": state.seen,
+        "step": state.step,
+        "skipped": state.skipped,
+        "seconds": state.seconds,
+        "best": state.best.model_dump(mode="json"),
+        "surroundings": surroundings,
+    }
+    write_folder(disk, target, _files(state), CHECKPOINT_MANIFEST, manifest)
+
+
+def read_surroundings(checkpoint: Path) -> dict[str, Any]:
+    return dict(read_sealed(checkpoint / CHECKPOINT_MANIFEST)["surroundings"])
+
+
+def load_checkpoint(checkpoint: Path, state: TrainState) -> None:
+    """Bring `state` to where the checkpoint was written.  The folder has been verified by whoever chose it."""
+    manifest = read_sealed(checkpoint / CHECKPOINT_MANIFEST)
+    weights.load_into(state.model, weights.load(checkpoint / "weights.safetensors"), str(checkpoint))
+    weights.load_into(state.ema.model, weights.load(checkpoint / "ema.safetensors"), str(checkpoint))
+    load_optimizer_tensors(state.optimizers, weights.load(checkpoint / "optimizer.safetensors"))
+    state.seen, state.step, state.skipped = manifest["seen"], manifest["step"], manifest["skipped"]
+    state.seconds, state.best = manifest["seconds"], Best.model_validate(manifest["best"])
+
+
+def state_tensors(state: TrainState) -> dict[str, dict[str, Tensor]]:
+    """The tensors of each file of a checkpoint."""
+    return {
+        "weights.safetensors": state.model.state_dict(),
+        "ema.safetensors": state.ema.model.state_dict(),
+        "optimizer.safetensors": optimizer_tensors(state.optimizers),
+    }
+
+
+def _files(state: TrainState) -> Iterator[tuple[str, bytes]]:
+    for name, tensors in state_tensors(state).items():
+        yield name, weights.to_bytes(tensors)

@@ -1,0 +1,320 @@
+"""The training loop.  `train` is its own table of contents; what one update does is in `train_step`.
+
+The same call starts a run, goes on with one that was stopped or killed, and extends one that was finished.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+import torch
+from torch import Tensor
+
+from bowerbird import device as devices
+from bowerbird.data.pictures import Pictures, open_pictures
+from bowerbird.diffusion.loss import WEIGHTINGS, denoising_loss, normalised
+from bowerbird.diffusion.prediction import add_noise
+from bowerbird.diffusion.schedule import NoiseLevels
+from bowerbird.draws import generator
+from bowerbird.errors import ModelError, RunError, Stopped
+from bowerbird.models.build import build_denoiser
+from bowerbird.progress import Cancelled, OnProgress, Progress, tell
+from bowerbird.recipe import FREE_FIELDS, Recipe, check_recipe, differing_fields, write_recipe
+from bowerbird.run_folder import (
+    CHECKPOINT_MANIFEST,
+    RunState,
+    entries,
+    free_entry,
+    newest_verified,
+    read_run_state,
+    write_run_state,
+)
+from bowerbird.storage import Disk, remove_temporary, require_free, verify_folder, write_file
+from bowerbird.training.batches import Batch, draw_batch, levels_of
+from bowerbird.training.checkpoint import TrainState, load_checkpoint, new_state, read_surroundings, save_checkpoint, state_tensors
+from bowerbird.training.optimizer import decay_start, learning_rate, set_learning_rate
+from bowerbird.training.record import Record
+from bowerbird.training.report import write_tensorboard
+from bowerbird.training.signals import StopRequested, StopSignals
+from bowerbird.training.snapshot import take_snapshot
+
+SAVE_SECONDS = 300  # an extra checkpoint when this long has passed; it moves no weight
+MAX_SNAPSHOTS = 40  # a small folder has short epochs; painting a grid after each ten of them would take most of the time
+GIVE_UP_AFTER = 3  # updates in a row that were not finite
+
+
+@dataclass
+class Run:
+    """One training run while it is open: what it learns from, where it writes, and how far it is."""
+
+    out: Path
+    recipe: Recipe
+    pictures: Pictures
+    state: TrainState
+    levels: NoiseLevels
+    device: torch.device
+    precision: str
+    disk: Disk
+    record: Record
+    stop: StopSignals
+    surroundings: dict[str, Any]
+
+
+def train(
+    source: Path,
+    out: Path,
+    recipe: Recipe,
+    *,
+    device: torch.device | None = None,
+    on_progress: OnProgress | None = None,
+    disk: Disk | None = None,
+) -> Path:
+    """Train on the pictures in `source`, writing the run `out`; start, resume or extend.  Returns `out`.
+
+    Raises RunError when `out` is locked or belongs to another recipe, Stopped (exit code 75) after a signal.
+    """
+    device, disk = device or devices.choose_device(), disk or Disk()
+    out.mkdir(parents=True, exist_ok=True)
+    with _locked(out), StopSignals() as stop:
+        try:
+            pictures = open_pictures(source, recipe.data.size, recipe.data.fit, recipe.data.held_out, recipe.data.seed, on_progress)
+            run = start_or_resume(out, recipe, pictures, device, disk, stop)
+            if run is None:
+                tell(on_progress, Progress("finished", recipe.train.pictures, recipe.train.pictures, note=f"{out} is finished"))
+                return out
+            _run_to_the_end(run, on_progress)
+        except StopRequested:
+            raise Stopped(f"stopped before the first checkpoint; run the same command again to start {str(out)!r}.") from None
+    return out
+
+
+def _run_to_the_end(run: Run, on_progress: OnProgress | None) -> None:
+    state, settings, saved_at = run.state, run.recipe.train, time.monotonic()
+    weight = normalised(WEIGHTINGS[run.recipe.diffusion.weighting], run.levels, state.model.spec.sigma_data)
+    try:
+        while state.seen < settings.pictures:
+            started, before = time.monotonic(), state.seen
+            batch = draw_batch(run.pictures, run.recipe, run.levels, before, min(before + settings.batch, settings.pictures), run.device)
+            loss = train_step(run, batch, weight)
+            state.seconds += time.monotonic() - started
+            tell(on_progress, Progress("train", state.seen, settings.pictures, loss))
+
+            if _crossed(before, state.seen, snapshot_every(run)) and state.seen < settings.pictures:
+                take_snapshot(run)
+            if before < decay_start(settings) <= state.seen:
+                _checkpoint(run, before_decay=True)
+            elif _crossed(before, state.seen, settings.save_every) or time.monotonic() - saved_at > SAVE_SECONDS:
+                _checkpoint(run)
+                saved_at = time.monotonic()
+        take_snapshot(run)
+        _checkpoint(run, finished=True)
+        write_tensorboard(run.record, run.out / "tensorboard")
+    except (StopRequested, Cancelled):
+        if read_run_state(run.out).checkpoint is None or _newest_seen(run) < state.seen:
+            _checkpoint(run)
+        raise Stopped(f"stopped at {state.seen:,} of {settings.pictures:,} pictures; run the same command again to go on.") from None
+
+
+def train_step(run: Run, batch: Batch, weight: Any) -> float:
+    """One update: gradients of the whole batch, checked, then applied to weights and average.  Returns the mean loss.
+
+    A signal is answered before the update or not at all, so a dropped step leaves no trace.
+    """
+    state, settings = run.state, run.recipe.train
+    state.model.train()
+    loss = torch.zeros((), device=run.device)
+    for start in range(0, len(batch), settings.micro_batch or len(batch)):
+        rows = slice(start, start + (settings.micro_batch or len(batch)))
+        run.stop.check()
+        _seed_dropout(run.recipe.data.seed, state.seen + start)
+        part = _losses(run, batch, rows, weight).sum() / len(batch)
+        part.backward()
+        loss += part.detach()
+    grad_norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), settings.clip)
+    run.stop.check()
+
+    lr = learning_rate(settings, state.seen)
+    state.step += 1
+    state.seen += len(batch)
+    line = {"seen": state.seen, "loss": float(loss), "grad_norm": float(grad_norm), "lr": lr}
+    if math.isfinite(float(loss)) and math.isfinite(float(grad_norm)):
+        set_learning_rate(state.optimizers, lr)
+        for optimizer in state.optimizers:
+            optimizer.step()
+        state.ema.update(state.model, state.step)
+        state.skipped = 0
+    else:
+        line["skipped"] = [run.pictures.names[i] for i in batch.pictures]
+        state.skipped += 1
+    state.model.zero_grad()
+    run.record.append(**line)
+    if state.skipped >= GIVE_UP_AFTER:
+        raise RunError(
+            f"{GIVE_UP_AFTER} updates in a row were not finite near {line['skipped'][0]!r}; stopped, and the last checkpoint is good. "
+            f"Lower train.lr (now {settings.lr}) or look at the pictures named in metrics.jsonl."
+        )
+    return line["loss"]
+
+
+def _losses(run: Run, batch: Batch, rows: slice, weight: Any) -> Tensor:
+    """The weighted loss of each picture in `rows`, (rows,) float32."""
+    x0, sigma = batch.x0[rows], batch.sigma[rows]
+    cond = batch.cond.rows(rows) if batch.cond else None
+    with devices.autocast(run.device, run.precision):
+        model_x0 = run.state.model(add_noise(x0, batch.eps[rows], sigma), sigma, cond)
+    return denoising_loss(model_x0, x0, weight(sigma))
+
+
+def start_or_resume(out: Path, recipe: Recipe, pictures: Pictures, device: torch.device, disk: Disk, stop: StopSignals) -> Run | None:
+    """A run at its beginning, at its last verified checkpoint, or None when there is nothing left to do."""
+    precision = devices.choose_precision(recipe.train.precision, device)
+    surroundings = {
+        "recipe": recipe.model_dump(mode="json"),
+        "data": pictures.fingerprint,
+        "hardware": devices.describe(device),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "precision": precision,
+    }
+    checkpoint, run_state = _checkpoint_to_resume(out, recipe, pictures, surroundings)
+    if checkpoint is not None and run_state.finished:
+        return None
+    torch.manual_seed(recipe.data.seed)  # decides the initial weights alone; nothing later draws from the global generator unseeded
+    labels = len(pictures.label_names) if recipe.condition.label else 0
+    model = build_denoiser(recipe, (3, recipe.data.size, recipe.data.size), labels).to(device)
+    if device.type == "cuda":
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    state = new_state(model, recipe)
+    run = Run(out, recipe, pictures, state, levels_of(recipe, model), device, precision, disk, Record(out / "metrics.jsonl"), stop, surroundings)
+    if checkpoint is None:
+        _begin(run)
+    else:
+        load_checkpoint(checkpoint, state)
+        remove_temporary(disk, checkpoint.parent)
+        run.record.cut_back(disk, state.seen)
+        write_file(disk, out / "recipe.toml", write_recipe(recipe).encode())
+        write_run_state(disk, out, run_state)
+    return run
+
+
+def _begin(run: Run) -> None:
+    """The folders of a new run, and a first checkpoint: whatever is wrong with the disk shows now, not after hours."""
+    for name in ("models", "checkpoints", "samples"):
+        (run.out / name).mkdir(exist_ok=True)
+    bytes_a_checkpoint = sum(t.nbytes for tensors in state_tensors(run.state).values() for t in tensors.values())
+    require_free(run.out, 4 * bytes_a_checkpoint, "this run (three checkpoints and its models)")
+    write_file(run.disk, run.out / "recipe.toml", write_recipe(run.recipe).encode())
+    write_file(run.disk, run.out / "data.json", run.pictures.report_json())
+    _checkpoint(run)
+
+
+def _checkpoint_to_resume(out: Path, recipe: Recipe, pictures: Pictures, surroundings: dict[str, Any]) -> tuple[Path | None, RunState]:
+    """Which checkpoint to go on from, and the run state to begin with.  RunError when the run is of another recipe or data."""
+    run_state = read_run_state(out)
+    name = _verified(out, run_state.checkpoint)
+    if name is None:
+        return None, RunState()
+    before = read_surroundings(out / "checkpoints" / name)
+    old = check_recipe(before["recipe"])
+    changed = [field for field in differing_fields(old, recipe) if field not in FREE_FIELDS]
+    if changed:
+        raise RunError(
+            f"{str(out)!r} was started with another recipe: {', '.join(changed)} differ. Use the same settings, or another --out for a new run."
+        )
+    if before["data"] != pictures.fingerprint:
+        raise RunError(f"the pictures of {str(out)!r} have changed since it was started. Bring them back, or use another --out for a new run.")
+    differs = [key for key in ("hardware", "threads", "torch", "precision") if before[key] != surroundings[key]]
+    if differs:
+        warnings.warn(f"resuming on other {', '.join(differs)} than before: the result is as good, but not bit-identical", stacklevel=2)
+    return _extended(out, name, run_state, old, recipe)
+
+
+def _extended(out: Path, name: str, run_state: RunState, old: Recipe, new: Recipe) -> tuple[Path, RunState]:
+    """The same length: go on.  A longer one: go on from before the learning rate fell.  A shorter one is refused once it is too late."""
+    folder = out / "checkpoints"
+    if new.train.pictures == old.train.pictures:
+        return folder / name, run_state
+    seen = _seen(name)
+    if seen > decay_start(old.train):
+        earlier = _verified(out, run_state.before_decay, fall_back=False)
+        if earlier is None:
+            raise RunError(f"{str(out)!r} cannot change its length: the checkpoint from before the learning rate fell is gone. Use another --out.")
+        name, seen = earlier, _seen(earlier)
+    if seen > decay_start(new.train):
+        raise RunError(
+            f"{str(out)!r} has seen {seen:,} pictures, too many to end at {new.train.pictures:,}. Ask for more, or use another --out."
+        )
+    note = {"from": seen, "pictures_before": old.train.pictures, "pictures": new.train.pictures}
+    return folder / name, run_state.model_copy(update={"checkpoint": name, "finished": False, "extensions": (*run_state.extensions, note)})
+
+
+def _verified(out: Path, name: str | None, fall_back: bool = True) -> str | None:
+    """`name` if that checkpoint is intact, else the newest one that is, said aloud."""
+    if name is not None:
+        try:
+            verify_folder(out / "checkpoints" / name, CHECKPOINT_MANIFEST)
+        except ModelError as error:
+            warnings.warn(f"the checkpoint {name} is damaged ({error})", stacklevel=2)
+        else:
+            return name
+    return newest_verified(out / "checkpoints", CHECKPOINT_MANIFEST) if fall_back else None
+
+
+def _checkpoint(run: Run, before_decay: bool = False, finished: bool = False) -> None:
+    """Save, point run.json at it, and only then remove older ones; two are kept, and the one from before the decay."""
+    folder = run.out / "checkpoints"
+    name = free_entry(folder, run.state.seen)
+    save_checkpoint(run.disk, folder / name, run.state, run.surroundings)
+    old = read_run_state(run.out)
+    new = old.model_copy(update={"checkpoint": name, "finished": finished, "before_decay": name if before_decay else old.before_decay})
+    write_run_state(run.disk, run.out, new)
+    keep = {new.checkpoint, old.checkpoint, new.before_decay}
+    for entry in entries(folder):
+        if entry not in keep:
+            run.disk.remove(folder / entry)
+
+
+def snapshot_every(run: Run) -> int:
+    """Pictures between snapshots: the recipe's epochs, or as many more as keep their number within MAX_SNAPSHOTS."""
+    epoch = len(run.pictures.train)
+    epochs = max(run.recipe.sample.every_epochs, math.ceil(run.recipe.train.pictures / epoch / MAX_SNAPSHOTS))
+    return epochs * epoch
+
+
+def _crossed(before: int, after: int, every: int) -> bool:
+    return before // every != after // every
+
+
+def _newest_seen(run: Run) -> int:
+    return _seen(read_run_state(run.out).checkpoint or "0")
+
+
+def _seen(entry: str) -> int:
+    return int(entry.partition("-")[0])
+
+
+def _seed_dropout(seed: int, first_sample: int) -> None:
+    """What the network draws inside (dropout) is keyed like everything else, by the first sample of the micro-batch."""
+    torch.manual_seed(int(generator(seed, "inside the network", first_sample).integers(2**63)))
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """One trainer a run.  The operating system lets go of the lock when a process dies, so none is ever stale."""
+    lock = filelock.FileLock(out / "run.lock", timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise RunError(f"another process is training {str(out)!r} at this moment. Wait for it, stop it, or use another --out.") from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,102 @@
+"""How the weights move: learning rate, AdamW or Muon, and their average."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bowerbird.recipe import Train
+
+
+def learning_rate(settings: Train, seen: int) -> float:
+    """Rises over `warmup` pictures, stays, and falls to 0 over the last `decay` of the run.
+
+    The constant middle is what lets a finished run be extended from the checkpoint kept where the fall begins
+    (warmup-stable-decay; arXiv:2404.06395).
+    """
+    rise = min(1.0, (seen + settings.batch) / settings.warmup) if settings.warmup else 1.0
+    fall_pictures = settings.decay * settings.pictures
+    fall = min(1.0, (settings.pictures - seen) / fall_pictures) if fall_pictures else 1.0
+    return settings.lr * min(rise, fall)
+
+
+def decay_start(settings: Train) -> int:
+    """Pictures seen where the learning rate begins to fall, in whole batches."""
+    start = settings.pictures - settings.decay * settings.pictures
+    return int(start // settings.batch) * settings.batch
+
+
+def make_optimizers(settings: Train, network: nn.Module) -> list[torch.optim.Optimizer]:
+    """AdamW for everything; or Muon for the matrices inside the network and AdamW for the rest."""
+    parameters = dict(network.named_parameters())
+    matrices = {name for name, p in parameters.items() if p.ndim == 2 and "blocks" in name} if settings.optimizer == "muon" else set()
+    rest = [p for name, p in parameters.items() if name not in matrices]
+    adamw = torch.optim.AdamW(rest, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, fused=True)
+    if not matrices:
+        return [adamw]
+    # match_rms_adamw scales Muon's steps to AdamW's size, so that one learning rate serves both (arXiv:2502.16982)
+    muon = torch.optim.Muon(
+        [parameters[name] for name in sorted(matrices)], lr=settings.lr, weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw"
+    )
+    return [adamw, muon]
+
+
+def set_learning_rate(optimizers: list[torch.optim.Optimizer], lr: float) -> None:
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+
+
+def optimizer_tensors(optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """The moments of all optimizers as flat names: '<optimizer>.<parameter>.<moment>'."""
+    return {
+        f"{number}.{parameter}.{name}": tensor
+        for number, optimizer in enumerate(optimizers)
+        for parameter, moments in optimizer.state_dict()["state"].items()
+        for name, tensor in moments.items()
+    }
+
+
+def load_optimizer_tensors(optimizers: list[torch.optim.Optimizer], tensors: dict[str, Tensor]) -> None:
+    states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimizers]
+    for flat, tensor in tensors.items():
+        number, parameter, name = flat.split(".", 2)
+        states[int(number)].setdefault(int(parameter), {})[name] = tensor
+    for optimizer, state in zip(optimizers, states, strict=True):
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+class Ema:
+    """Power-function average of the weights (EDM2; Karras et al. 2024, arXiv:2312.02696, section 3.1).
+
+    Its width is a constant share of training so far, so one number serves short and long runs, and the random start is
+    forgotten by itself: no warm-up.
+    """
+
+    def __init__(self, network: nn.Module, relative_width: float) -> None:
+        self.model = copy.deepcopy(network).requires_grad_(False).eval()
+        self.exponent = ema_exponent(relative_width)
+
+    @torch.no_grad()
+    def update(self, network: nn.Module, step: int) -> None:
+        """Blend in the weights after update number `step` (1, 2, ...)."""
+        blend = 1 - (1 - 1 / step) ** (self.exponent + 1)
+        own, new = self.model.state_dict(), network.state_dict()
+        floating = [name for name, tensor in own.items() if tensor.is_floating_point()]
+        torch._foreach_lerp_([own[name] for name in floating], [new[name] for name in floating], blend)
+        for name in own.keys() - set(floating):
+            own[name].copy_(new[name])
+
+
+def ema_exponent(relative_width: float) -> float:
+    """gamma such that weights t^gamma have standard deviation `relative_width` (in units of training length).
+
+    sigma_rel = sqrt(gamma + 1) / ((gamma + 2) sqrt(gamma + 3)); the largest real root of the cubic it makes.
+    """
+    w = relative_width**-2
+    roots: Any = np.roots([1, 7, 16 - w, 12 - w])
+    return float(roots.real.max())
