@@ -62,17 +62,35 @@ def cache_root() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bowerbird"
 
 
+def source_key(source: Path) -> str:
+    """The name of a source's folder in the cache."""
+    return hashlib.sha256(os.fsencode(source)).hexdigest()[:16]
+
+
+def lock(folder: Path, on_progress: OnProgress | None) -> sqlite3.Connection:
+    """Make `folder` and hold it alone until the connection is closed or the process dies, which the system notices."""
+    folder.mkdir(parents=True, exist_ok=True)
+    held = sqlite3.connect(folder / "lock.sqlite", timeout=1, isolation_level=None)
+    while True:
+        try:
+            held.execute("BEGIN EXCLUSIVE")
+            return held
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error):
+                raise
+            tell(on_progress, Progress("wait", 0, 1, note="another process is reading these pictures; waiting for it"))
+
+
 class PictureCache:
     """The cache of one folder of pictures.  Entering it waits until nobody else is scanning that folder."""
 
     def __init__(self, source: Path, on_progress: OnProgress | None = None) -> None:
         self._source, self._on_progress = source, on_progress
-        self.folder = cache_root() / "pictures" / hashlib.sha256(os.fsencode(source)).hexdigest()[:16]
+        self.folder = cache_root() / "pictures" / source_key(source)
 
     def __enter__(self) -> Self:
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock()
+            self._held = lock(self.folder, self._on_progress)
             self._index = self._open_index()
         except (OSError, sqlite3.Error) as error:
             raise ResourceError(
@@ -83,17 +101,6 @@ class PictureCache:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._index.close()
         self._held.close()
-
-    def _lock(self) -> None:
-        self._held = sqlite3.connect(self.folder / "lock.sqlite", timeout=1, isolation_level=None)
-        while True:
-            try:
-                self._held.execute("BEGIN EXCLUSIVE")
-                return
-            except sqlite3.OperationalError as error:
-                if "locked" not in str(error):
-                    raise
-                tell(self._on_progress, Progress("wait", 0, 1, note="another process is reading these pictures; waiting for it"))
 
     def _open_index(self) -> sqlite3.Connection:
         path = self.folder / "index.sqlite"

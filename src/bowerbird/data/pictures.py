@@ -27,6 +27,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from bowerbird.data.archives import is_archive, open_archive
 from bowerbird.data.cache import VERSION, PictureCache
 from bowerbird.data.captions import describe, is_description, split_by_folder
 from bowerbird.data.cub import find_cub, is_cub_list, read_cub
@@ -117,8 +118,9 @@ def read_pictures(
     source: Path, size: int, fit: Fit, held_out: float, seed: int, on_progress: OnProgress | None = None, *, workers: int | None = None
 ) -> Pictures:
     """As `open_pictures`, but a folder without a single picture is an answer too."""
-    root = _folder(source)
+    root, refused = _open_source(source, on_progress)
     listing = list_files(root, on_progress)
+    listing.odd.update(refused)
     cub_folder = find_cub(listing.files)
     described = _descriptions_among(listing.files, cub_folder)
     candidates = {path: seen for path, seen in listing.files.items() if path not in described}
@@ -156,7 +158,7 @@ def read_pictures(
         _root=root,
         _seen=tuple((path, listing.files[path]) for path in accepted),
     )
-    pictures.report.update(summarize(pictures, printable(root.name), size, fit, how, said))
+    pictures.report.update(summarize(pictures, printable(source.resolve().name), size, fit, how, said))
     return pictures
 
 
@@ -171,15 +173,18 @@ class Listing:
     odd: dict[str, Examined]  # what else lies there, with its verdict; folders end with '/'
 
 
-def _folder(source: Path) -> Path:
+def _open_source(source: Path, on_progress: OnProgress | None) -> tuple[Path, dict[str, Examined]]:
+    """The folder to read, and what an archive held that was not unpacked."""
     source = source.expanduser()
     if source.is_dir():
-        return source.resolve()
+        return source.resolve(), {}
+    if source.is_file() and is_archive(source):
+        return open_archive(source.resolve(), on_progress)
     if source.exists():
-        raise PictureFolderError(f"{str(source)!r} is a file; give the folder the pictures lie in.")
+        raise PictureFolderError(f"{str(source)!r} is neither a folder nor a .zip, .tar or .tgz; give the folder the pictures lie in.")
     siblings = [path.name for path in source.parent.iterdir() if path.is_dir()] if source.parent.is_dir() else []
-    hint = did_you_mean(source.name, siblings) if siblings else ""
-    raise PictureFolderError(f"there is no folder {str(source)!r}.{hint if 'Did' in hint else ' Give the folder your pictures lie in.'}")
+    near = did_you_mean(source.name, siblings)
+    raise PictureFolderError(f"there is no folder {str(source)!r}.{near if 'mean' in near else ' Give the folder your pictures lie in.'}")
 
 
 def list_files(root: Path, on_progress: OnProgress | None = None) -> Listing:

@@ -26,7 +26,8 @@ def near_duplicates(hashes: NDArray[np.int64], comparable: NDArray[np.bool_]) ->
     five bands of bits, so only pictures that share a band are compared, in the order of their hashes: no n^2.
     """
     unique, which = np.unique(hashes[comparable], return_inverse=True)
-    group = np.arange(len(unique))
+    parent = list(range(len(unique)))
+    group = np.array(parent, np.int64)  # the roots of `parent` as they were a while ago: saves looking at pairs already joined
     for band in range(NEAR_BITS + 1):
         first, last = 64 * band // (NEAR_BITS + 1), 64 * (band + 1) // (NEAR_BITS + 1)
         key = (unique.view(np.uint64) >> np.uint64(first)) & np.uint64(2 ** (last - first) - 1)
@@ -39,9 +40,13 @@ def near_duplicates(hashes: NDArray[np.int64], comparable: NDArray[np.bool_]) ->
             if not len(left):
                 break
             near = left[_differing_bits(bits[left], bits[left + step]) <= NEAR_BITS]
-            group = _join(group, order[near], order[near + step])
+            near = near[group[order[near]] != group[order[near + step]]]
+            for one, other in zip(order[near].tolist(), order[near + step].tolist(), strict=True):
+                _join(parent, one, other)
+            if len(near) > 1_000:
+                group = np.array([_root(parent, index) for index in range(len(parent))], np.int64)
     groups = len(unique) + np.arange(len(hashes))
-    groups[comparable] = group[which]
+    groups[comparable] = np.array([_root(parent, index) for index in range(len(parent))], np.int64)[which]
     return np.unique(groups, return_inverse=True)[1].astype(np.int64)
 
 
@@ -51,18 +56,15 @@ def _differing_bits(one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray
     return counts
 
 
-def _join(group: NDArray[np.int64], one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.int64]:
-    """`group`, where each member names its group's first, with one[k]'s and other[k]'s groups made one."""
-    apart = group[one] != group[other]
-    if not apart.any():
-        return group
-    one, other = one[apart], other[apart]
-    while not np.array_equal(group[one], group[other]):
-        low, high = np.minimum(group[one], group[other]), np.maximum(group[one], group[other])
-        np.minimum.at(group, high, low)
-        while not np.array_equal(group, group[group]):
-            group = group[group]
-    return group
+def _root(parent: list[int], index: int) -> int:
+    while parent[index] != index:
+        parent[index] = index = parent[parent[index]]
+    return index
+
+
+def _join(parent: list[int], one: int, other: int) -> None:
+    one, other = _root(parent, one), _root(parent, other)
+    parent[max(one, other)] = min(one, other)
 
 
 def split(groups: NDArray[np.int64], contents: Sequence[str], held_out: float, seed: int) -> NDArray[np.bool_]:
