@@ -29,13 +29,23 @@ def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None =
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise ModelError(f"the tensor {name!r} holds NaN or infinity and is not saved; go back to the last good checkpoint.")
-    return safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, dict(metadata or {}))
+    data: bytes = safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, dict(metadata or {}))
+    return data
+
+
+def save_as_is(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Another program's tensors, bit for bit, NaN and infinity among them.  Names a temporary file first; a kill leaves no half file."""
+    unfinished = path.with_name(f".tmp-{path.name}")
+    safetensors.torch.save_file(dict(tensors), unfinished)
+    unfinished.replace(path)
 
 
 def read_header(path: Path) -> dict[str, Any]:
     """Names, dtypes, shapes and metadata of a safetensors file, without its data."""
     if path.suffix.lower() in _PICKLE_SUFFIXES:
-        raise UnsafeFileError(f"{str(path)!r} is a pickle, which can run code when loaded. Run: bowerbird convert {str(path)!r} --out NEW.safetensors")
+        raise UnsafeFileError(
+            f"{str(path)!r} is a pickle, which can run code when loaded. Run: bowerbird convert {str(path)!r} --out NEW.safetensors"
+        )
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -57,9 +67,10 @@ def load(path: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file, on the CPU."""
     read_header(path)
     try:
-        return safetensors.torch.load_file(path)
+        tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError, RuntimeError) as error:
         raise ModelError(f"{str(path)!r} is damaged ({error}). Restore it, or use another copy.") from error
+    return tensors
 
 
 def load_into(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
@@ -67,5 +78,7 @@ def load_into(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str
     own = module.state_dict()
     wrong = sorted(own.keys() ^ tensors.keys()) or [k for k in own if own[k].shape != tensors[k].shape]
     if wrong:
-        raise ModelError(f"{where} does not fit its config: {len(wrong)} tensors differ, the first is {wrong[0]!r}. Use the weights saved with it.")
+        raise ModelError(
+            f"{where} does not fit its config: {len(wrong)} tensors differ, the first is {wrong[0]!r}. Use the weights saved with it."
+        )
     module.load_state_dict(dict(tensors))
