@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from bowerbird.training import train as train
 
 _HOMES = {"load": "bowerbird.generate", "train": "bowerbird.training"}
-__all__ = ["__version__", *_HOMES]
+__all__ = ["__version__", "load", "train"]
 
 
 def __getattr__(name: str) -> Any:

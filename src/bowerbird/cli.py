@@ -6,6 +6,7 @@ Heavy imports stay inside the commands, so that `--help` is instant.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import warnings
@@ -21,7 +22,9 @@ from bowerbird.errors import BowerbirdError, RequestError
 from bowerbird.progress import OnProgress, Progress
 from bowerbird.recipe import built_in_recipes, read_recipe, recipe_text
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.splitlines()[0] if __doc__ else None)
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.splitlines()[0] if __doc__ else None
+)
 
 
 @dataclass
@@ -127,7 +130,7 @@ def info(context: typer.Context, what: Annotated[str, typer.Argument(help="a mod
     if path.is_file():
         from bowerbird.picture_metadata import read_metadata
 
-        document: dict[str, Any] = read_metadata(path).to_json()
+        document: dict[str, Any] = dataclasses.asdict(read_metadata(path))
     else:
         from bowerbird.generate import describe_model
 
@@ -157,7 +160,9 @@ def _say(sentence: str, code: int) -> int:
     return code
 
 
-def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: str | None = None) -> None:
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: str | None = None
+) -> None:
     if issubclass(category, UserWarning):
         typer.echo(f"note: {message}", err=True)
 
@@ -189,7 +194,13 @@ def _progress_bar() -> Iterator[OnProgress]:
     from rich.progress import Progress as Bars
 
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
     with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         tasks: dict[str, Any] = {}
         said = {"at": 0.0}

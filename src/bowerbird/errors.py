@@ -59,7 +59,7 @@ class MissingExtraError(BowerbirdError):
         super().__init__(f"this needs {package}, which is not installed. Run: pip install 'bowerbird[{extra}]'")
 
 
-class Stopped(BowerbirdError):
+class Stopped(BowerbirdError):  # noqa: N818 - not a failure
     """Stopped by a signal or by the caller; everything is saved and the same command goes on."""
 
     exit_code = 75

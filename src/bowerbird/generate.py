@@ -57,9 +57,13 @@ def open_model(where: str | Path, device: torch.device) -> Painter:
         return OwnPainter(str(where), model.to(device), manifest)
     if is_ddpm_folder(folder):
         model = open_ddpm_folder(folder)
-        manifest = Manifest(rung="pixel", denoiser=model.spec, sampling=SamplingDefaults(sampler="dpm++2m", steps=20), licence="See its source.")
+        manifest = Manifest(
+            rung="pixel", denoiser=model.spec, sampling=SamplingDefaults(sampler="dpm++2m", steps=20), licence="See its source."
+        )
         return OwnPainter(str(where), model.to(device), manifest)
-    raise ModelError(f"{str(where)!r} is neither a run, a model folder nor a diffusers folder. A model folder holds {MANIFEST} or a U-Net's config.json.")
+    raise ModelError(
+        f"{str(where)!r} is neither a run, a model folder nor a diffusers folder. A model folder holds {MANIFEST} or a U-Net's config.json."
+    )
 
 
 def find_model_folder(where: str | Path) -> Path:
@@ -175,7 +179,7 @@ def describe_manifest(manifest: Manifest) -> dict[str, Any]:
 
 def to_pixels(x0: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """(..., C, H, W) float in -1..1 -> (..., H, W, C) uint8."""
-    return ((x0.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).movedim(-3, -1).cpu().numpy()  # type: ignore[no-any-return]
+    return ((x0.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).movedim(-3, -1).cpu().numpy()
 
 
 def to_picture(x0: Tensor) -> Image.Image:

@@ -81,7 +81,9 @@ def read_manifest(folder: Path) -> Manifest:
     document = verify_folder(folder, MANIFEST)
     version = document.get("format_version")
     if isinstance(version, int) and version > FORMAT_VERSION:
-        raise ModelError(f"{str(folder)!r} has format {version}, newer than this Bowerbird reads ({FORMAT_VERSION}). Upgrade: pip install -U bowerbird")
+        raise ModelError(
+            f"{str(folder)!r} has format {version}, newer than this Bowerbird reads ({FORMAT_VERSION}). Upgrade: pip install -U bowerbird"
+        )
     try:
         return Manifest.model_validate(document)
     except ValidationError as error:

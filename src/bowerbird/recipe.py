@@ -53,10 +53,12 @@ class Condition(Section):
 class Diffusion(Section):
     """What the network learns to predict, and at which noise levels."""
 
-    prediction: Literal["eps", "v", "x0", "flow", "edm"] = Field("edm", description="what the network outputs")
-    weighting: Literal["eps", "v", "x0", "flow", "edm", "min-snr", "sigmoid"] = Field("edm", description="how noise levels count in the loss")
+    prediction: Literal["eps", "v", "x0", "flow", "edm"] = Field("x0", description="what the network outputs")
+    weighting: Literal["eps", "v", "x0", "flow", "edm", "min-snr", "sigmoid"] = Field(
+        "edm", description="how noise levels count in the loss"
+    )
     noise_levels: Literal["uniform-t", "log-normal", "logit-normal"] = Field("log-normal", description="how noise levels are drawn")
-    location: float = Field(-1.2, description="mean of ln sigma (log-normal) or of logit t (logit-normal); raise for larger pictures")
+    location: float = Field(-0.3, description="mean of ln sigma (log-normal) or of logit t (logit-normal); raise for larger pictures")
     scale: float = Field(1.2, gt=0, description="standard deviation belonging to location")
     shift: float = Field(1.0, gt=0, description="logit-normal only: above 1 trains on more noise; raise for larger pictures")
     betas: Literal["linear", "scaled-linear", "cosine"] = Field("linear", description="noise schedule of eps and v networks (1000 steps)")
@@ -121,7 +123,9 @@ class Recipe(Section):
 
 
 # What may differ between a run and the command that goes on with it: none of these moves a weight.
-FREE_FIELDS = frozenset({"name", "train.pictures", "train.save_every", "sample.every_epochs", "sample.sampler", "sample.steps", "sample.guidance"})
+FREE_FIELDS = frozenset(
+    {"name", "train.pictures", "train.save_every", "sample.every_epochs", "sample.sampler", "sample.steps", "sample.guidance"}
+)
 
 
 def built_in_recipes() -> list[str]:
@@ -143,7 +147,9 @@ def read_recipe(name_or_file: str | Path, settings: Iterable[str] = ()) -> Recip
         try:
             text = path.read_text()
         except OSError as error:
-            raise RecipeError(f"cannot read the recipe {str(path)!r}: {error.strerror}. Give a .toml file or a name from `bowerbird recipes`.") from error
+            raise RecipeError(
+                f"cannot read the recipe {str(path)!r}: {error.strerror}. Give a .toml file or a name from `bowerbird recipes`."
+            ) from error
     else:
         text = recipe_text(str(name_or_file))
     try:

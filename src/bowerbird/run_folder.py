@@ -1,11 +1,11 @@
 """A training run on disk, as everybody but the trainer needs to know it.
 
-    RUN/
-      run.json      which model is best, which latest, which checkpoint goes on; replaced in one step
-      recipe.toml   data.json   metrics.jsonl   run.lock
-      models/<pictures seen>/        immutable model folders
-      checkpoints/<pictures seen>/   immutable, hashed
-      samples/epoch-0010.png ...     progress.gif   report.html
+RUN/
+  run.json      which model is best, which latest, which checkpoint goes on; replaced in one step
+  recipe.toml   data.json   metrics.jsonl   run.lock
+  models/<pictures seen>/        immutable model folders
+  checkpoints/<pictures seen>/   immutable, hashed
+  samples/epoch-0010.png ...     progress.gif   report.html
 """
 
 from __future__ import annotations

@@ -152,7 +152,8 @@ def require_free(folder: Path, needed_bytes: int, purpose: str) -> None:
     free = free_bytes(folder)
     if free < needed_bytes:
         raise ResourceError(
-            f"{purpose} needs {needed_bytes / 1e6:,.0f} MB in {str(folder)!r}, where {free / 1e6:,.0f} MB are free. Make room, or choose another place."
+            f"{purpose} needs {needed_bytes / 1e6:,.0f} MB in {str(folder)!r}, where {free / 1e6:,.0f} MB are free. "
+            "Make room, or choose another place."
         )
 
 
@@ -164,7 +165,8 @@ def _disk_error(error: OSError, target: Path) -> Exception:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         free = free_bytes(target.parent)
         return ResourceError(
-            f"no space left to write {str(target)!r} ({free / 1e6:,.0f} MB free). What was saved before is intact; make room and run the same command again."
+            f"no space left to write {str(target)!r} ({free / 1e6:,.0f} MB free). "
+            "What was saved before is intact; make room and run the same command again."
         )
     if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
         return ResourceError(f"may not write {str(target)!r}: {error.strerror}. Choose a place you can write with --out.")

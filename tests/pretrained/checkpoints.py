@@ -44,7 +44,11 @@ def _tiny_unet(config: dict[str, Any]) -> dict[str, Any]:
         "attention_head_dim": [1, 2, 2, 2][:levels] if isinstance(config["attention_head_dim"], list) else 2,
         "cross_attention_dim": 64 if xl else 32,
         "sample_size": 8,
-        **({"transformer_layers_per_block": [1, 1, 2], "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 80} if xl else {}),
+        **(
+            {"transformer_layers_per_block": [1, 1, 2], "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 80}
+            if xl
+            else {}
+        ),
     }
 
 
@@ -119,7 +123,9 @@ def ldm_unet(unet: nn.Module) -> Tensors:
             prefixes[f"up_blocks.{level}.resnets.{layer}"] = f"output_blocks.{block}.0"
             prefixes[f"up_blocks.{level}.attentions.{layer}"] = f"output_blocks.{block}.1"
         with_attention = any(name.startswith(f"up_blocks.{level}.attentions.") for name in own)
-        prefixes[f"up_blocks.{level}.upsamplers.0.conv"] = f"output_blocks.{level * (layers + 1) + layers}.{2 if with_attention else 1}.conv"
+        prefixes[f"up_blocks.{level}.upsamplers.0.conv"] = (
+            f"output_blocks.{level * (layers + 1) + layers}.{2 if with_attention else 1}.conv"
+        )
     inside = {
         ".norm1.": ".in_layers.0.", ".conv1.": ".in_layers.2.", ".time_emb_proj.": ".emb_layers.1.", ".norm2.": ".out_layers.0.",
         ".conv2.": ".out_layers.3.", ".conv_shortcut.": ".skip_connection.",
@@ -140,7 +146,14 @@ def ldm_vae(vae: nn.Module) -> Tensors:
         for layer in range(layers + 1):
             prefixes[f"encoder.down_blocks.{level}.resnets.{layer}"] = f"encoder.down.{level}.block.{layer}"
             prefixes[f"decoder.up_blocks.{level}.resnets.{layer}"] = f"decoder.up.{levels - 1 - level}.block.{layer}"
-    inside = {".group_norm.": ".norm.", ".to_q.": ".q.", ".to_k.": ".k.", ".to_v.": ".v.", ".to_out.0.": ".proj_out.", ".conv_shortcut.": ".nin_shortcut."}
+    inside = {
+        ".group_norm.": ".norm.",
+        ".to_q.": ".q.",
+        ".to_k.": ".k.",
+        ".to_v.": ".v.",
+        ".to_out.0.": ".proj_out.",
+        ".conv_shortcut.": ".nin_shortcut.",
+    }
     named = {_renamed(name, prefixes, inside): tensor for name, tensor in vae.state_dict().items()}
     attention = (".q.weight", ".k.weight", ".v.weight", ".proj_out.weight")  # 1x1 convolutions there
     return {name: tensor[:, :, None, None] if name.endswith(attention) else tensor for name, tensor in named.items()}
@@ -169,7 +182,13 @@ def open_clip(encoder: nn.Module, prefix: str, extra_layer: bool = False) -> Ten
         source, target = f"encoder.layers.{min(layer, layers - 1)}", f"transformer.resblocks.{layer}"
         for kind in ("weight", "bias"):
             named[f"{target}.attn.in_proj_{kind}"] = torch.cat([own[f"{source}.self_attn.{p}_proj.{kind}"] for p in "qkv"])
-            for theirs, ours in (("attn.out_proj", "self_attn.out_proj"), ("ln_1", "layer_norm1"), ("ln_2", "layer_norm2"), ("mlp.c_fc", "mlp.fc1"), ("mlp.c_proj", "mlp.fc2")):
+            for theirs, ours in (
+                ("attn.out_proj", "self_attn.out_proj"),
+                ("ln_1", "layer_norm1"),
+                ("ln_2", "layer_norm2"),
+                ("mlp.c_fc", "mlp.fc1"),
+                ("mlp.c_proj", "mlp.fc2"),
+            ):
                 named[f"{target}.{theirs}.{kind}"] = own[f"{source}.{ours}.{kind}"]
     return {prefix + name: tensor for name, tensor in named.items()}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from bowerbird.models import transformer, unet
 from bowerbird.models.denoiser import Betas, Denoiser, DenoiserSpec
@@ -25,11 +25,16 @@ def build_denoiser(recipe: Recipe, sample_shape: tuple[int, int, int], label_cou
 
 
 def _spec(recipe: Recipe, sample_shape: tuple[int, int, int]) -> DenoiserSpec:
-    fields: dict[str, Any] = {"prediction": recipe.diffusion.prediction, "sigma_data": SIGMA_DATA_PIXELS, "sample_shape": sample_shape, "clip_x0": True}
+    fields: dict[str, Any] = {
+        "prediction": recipe.diffusion.prediction,
+        "sigma_data": SIGMA_DATA_PIXELS,
+        "sample_shape": sample_shape,
+        "clip_x0": True,
+    }
     if recipe.diffusion.prediction in ("eps", "v"):
         betas = Betas(kind=recipe.diffusion.betas)
         schedule = betas.schedule()
         return DenoiserSpec(time="timestep", betas=betas, sigma_min=schedule.sigma_min, sigma_max=schedule.sigma_max, **fields)
     sigma_min, sigma_max = SIGMA_RANGE_EDM if recipe.diffusion.noise_levels == "log-normal" else SIGMA_RANGE_FLOW
-    time = "log-sigma" if recipe.model.network == "transformer" else "flow-t"
+    time: Literal["log-sigma", "flow-t"] = "log-sigma" if recipe.model.network == "transformer" else "flow-t"
     return DenoiserSpec(time=time, sigma_min=sigma_min, sigma_max=sigma_max, **fields)

@@ -14,7 +14,14 @@ from bowerbird.errors import ModelError, UnsafeFileError
 from bowerbird.models.denoiser import Betas, Denoiser, DenoiserSpec
 from bowerbird.models.unet import UNet, unet_class
 
-_SCHEDULERS = {"DDPMScheduler", "DDIMScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler", "HeunDiscreteScheduler"}
+_SCHEDULERS = {
+    "DDPMScheduler",
+    "DDIMScheduler",
+    "PNDMScheduler",
+    "DPMSolverMultistepScheduler",
+    "EulerDiscreteScheduler",
+    "HeunDiscreteScheduler",
+}
 _BETAS = {"linear": "linear", "scaled_linear": "scaled-linear", "squaredcos_cap_v2": "cosine"}
 _PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
 _WEIGHTS = "diffusion_pytorch_model"
@@ -32,9 +39,8 @@ def open_ddpm_folder(folder: Path) -> Denoiser:
     if not (unet_folder / f"{_WEIGHTS}.safetensors").is_file():
         pickled = unet_folder / f"{_WEIGHTS}.bin"
         if pickled.is_file():
-            raise UnsafeFileError(
-                f"{str(pickled)!r} is a pickle, which can run code when loaded. Run: bowerbird convert {pickled} --out {pickled.with_suffix('.safetensors')}"
-            )
+            safe = pickled.with_suffix(".safetensors")
+            raise UnsafeFileError(f"{str(pickled)!r} is a pickle, which can run code. Run: bowerbird convert {pickled} --out {safe}")
         raise ModelError(f"{str(unet_folder)!r} has a config but no {_WEIGHTS}.safetensors. Download the folder again, with its weights.")
     try:
         network = unet_class().from_pretrained(unet_folder, local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False)
@@ -51,13 +57,15 @@ def _spec(scheduler: dict[str, Any], unet: Any) -> DenoiserSpec:
     if scheduler.get("_class_name", "DDPMScheduler") not in _SCHEDULERS:
         raise ModelError(f"the scheduler {scheduler['_class_name']!r} is not one Bowerbird reads; known: {', '.join(sorted(_SCHEDULERS))}.")
     if scheduler.get("rescale_betas_zero_snr"):
-        raise ModelError("this model's schedule ends at zero signal (rescale_betas_zero_snr), which Bowerbird does not read; open it with diffusers.")
+        raise ModelError(
+            "this model's schedule ends at zero signal (rescale_betas_zero_snr), which Bowerbird does not read; open it with diffusers."
+        )
     betas = _read_betas(scheduler)
     schedule = betas.schedule()
     prediction = _named(_PREDICTIONS, scheduler.get("prediction_type", "epsilon"), "prediction_type")
     size = unet.sample_size if isinstance(unet.sample_size, int) else unet.sample_size[0]
     return DenoiserSpec(
-        prediction=prediction,  # type: ignore[arg-type]
+        prediction=prediction,
         time="timestep",
         betas=betas,
         sigma_min=schedule.sigma_min,
@@ -73,7 +81,7 @@ def _read_betas(scheduler: dict[str, Any]) -> Betas:
         raise ModelError("this model has hand-made trained_betas, which Bowerbird does not read; open it with diffusers.")
     kind = _named(_BETAS, scheduler.get("beta_schedule", "linear"), "beta_schedule")
     return Betas(
-        kind=kind,  # type: ignore[arg-type]
+        kind=kind,
         num_steps=scheduler.get("num_train_timesteps", 1000),
         start=scheduler.get("beta_start", 1e-4),
         end=scheduler.get("beta_end", 0.02),

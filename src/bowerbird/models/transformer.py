@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the name every PyTorch reader expects
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bowerbird.models.condition import Condition

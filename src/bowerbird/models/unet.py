@@ -40,7 +40,7 @@ def unet_class() -> type[UNet2DModel]:
         from diffusers import UNet2DModel
     except ImportError as error:
         raise MissingExtraError("diffusers", "pretrained") from error
-    return UNet2DModel
+    return UNet2DModel  # type: ignore[no-any-return]
 
 
 def unet_config(size: str, size_px: int, channels: int, label_count: int, dropout: float) -> dict[str, Any]:

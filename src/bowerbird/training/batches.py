@@ -60,8 +60,8 @@ def level_draws(seed: int, samples: NDArray[np.int64]) -> NDArray[np.float64]:
     Any run of consecutive samples covers (0, 1) evenly, so the loss of a batch varies less than with independent draws,
     and each u is still a function of its sample number alone.
     """
-    start = draws.uniform(seed, "noise level", [0])[0]
-    return np.clip((start + samples * GOLDEN) % 1.0, 1e-6, 1 - 1e-6)
+    levels: NDArray[np.float64] = (draws.uniform(seed, "noise level", [0]) + samples * GOLDEN) % 1.0
+    return levels.clip(1e-6, 1 - 1e-6)
 
 
 def to_x0(pixels: NDArray[np.uint8]) -> Tensor:
@@ -86,7 +86,9 @@ def levels_of(recipe: Recipe, model: Denoiser) -> NoiseLevels:
     return logit_normal(words.location, words.scale, words.shift)
 
 
-def _condition(pictures: Pictures, recipe: Recipe, chosen: NDArray[np.int64], samples: NDArray[np.int64], device: torch.device) -> Condition | None:
+def _condition(
+    pictures: Pictures, recipe: Recipe, chosen: NDArray[np.int64], samples: NDArray[np.int64], device: torch.device
+) -> Condition | None:
     if not recipe.condition.label:
         return None
     hidden = draws.uniform(recipe.data.seed, "drop condition", samples) < recipe.condition.drop

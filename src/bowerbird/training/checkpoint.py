@@ -1,8 +1,8 @@
 """Everything that decides the future of a run, in one immutable folder.
 
-    checkpoints/<pictures seen>/
-      checkpoint.json           counters, best so far, recipe, versions; sealed, with every file's hash
-      weights.safetensors  ema.safetensors  optimizer.safetensors
+checkpoints/<pictures seen>/
+  checkpoint.json           counters, best so far, recipe, versions; sealed, with every file's hash
+  weights.safetensors  ema.safetensors  optimizer.safetensors
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from bowerbird.recipe import Recipe
 from bowerbird.training.batches import label_condition, levels_of, to_x0
 
 LEVELS = 8
+LOOK_AT = 256  # pictures; more would cost more than they tell
 BATCH = 64
 RESAMPLES = 200
 
@@ -50,11 +51,12 @@ def look(model: Denoiser, pictures: Pictures, recipe: Recipe, first: tuple[float
         return None
     levels = levels_of(recipe, model)
     sigmas = levels((torch.arange(LEVELS, dtype=torch.float64) + 0.5) / LEVELS).float()
-    losses = np.empty((len(pictures.held), LEVELS))
-    for start in range(0, len(pictures.held), BATCH):
+    held = pictures.held[np.linspace(0, len(pictures.held) - 1, min(LOOK_AT, len(pictures.held))).astype(np.int64)]
+    losses = np.empty((len(held), LEVELS))
+    for start in range(0, len(held), BATCH):
         check()
         rows = slice(start, start + BATCH)
-        chosen = pictures.held[rows]
+        chosen = held[rows]
         x0 = to_x0(pictures.pixels[chosen])
         eps = torch.from_numpy(draws.normal(recipe.data.seed, "held-out noise", np.arange(start, start + len(x0)), tuple(x0.shape[1:])))
         x0, eps = x0.to(model.device), eps.to(model.device)
@@ -75,4 +77,3 @@ def better(new: NDArray[np.float64], old: tuple[float, ...], seed: int) -> bool:
     difference = new - np.array(old)
     rows = draws.generator(seed, "bootstrap", 0).integers(0, len(difference), (RESAMPLES, len(difference)))
     return float(np.quantile(difference[rows].mean(1), 0.025)) <= 0
-

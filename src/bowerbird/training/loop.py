@@ -136,7 +136,7 @@ def train_step(run: Run, batch: Batch, weight: Any) -> float:
         run.stop.check()
         _seed_dropout(run.recipe.data.seed, state.seen + start)
         part = _losses(run, batch, rows, weight).sum() / len(batch)
-        part.backward()
+        part.backward()  # type: ignore[no-untyped-call]
         loss += part.detach()
     grad_norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), settings.clip)
     run.stop.check()
@@ -144,24 +144,24 @@ def train_step(run: Run, batch: Batch, weight: Any) -> float:
     lr = learning_rate(settings, state.seen)
     state.step += 1
     state.seen += len(batch)
-    line = {"seen": state.seen, "loss": float(loss), "grad_norm": float(grad_norm), "lr": lr}
-    if math.isfinite(float(loss)) and math.isfinite(float(grad_norm)):
+    finite = bool(torch.isfinite(loss) & torch.isfinite(grad_norm))
+    names = [run.pictures.names[i] for i in batch.pictures]
+    if finite:
         set_learning_rate(state.optimizers, lr)
         for optimizer in state.optimizers:
             optimizer.step()
         state.ema.update(state.model, state.step)
         state.skipped = 0
     else:
-        line["skipped"] = [run.pictures.names[i] for i in batch.pictures]
         state.skipped += 1
     state.model.zero_grad()
-    run.record.append(**line)
+    run.record.append(seen=state.seen, loss=float(loss), grad_norm=float(grad_norm), lr=lr, **({} if finite else {"skipped": names}))
     if state.skipped >= GIVE_UP_AFTER:
         raise RunError(
-            f"{GIVE_UP_AFTER} updates in a row were not finite near {line['skipped'][0]!r}; stopped, and the last checkpoint is good. "
+            f"{GIVE_UP_AFTER} updates in a row were not finite near {names[0]!r}; stopped, and the last checkpoint is good. "
             f"Lower train.lr (now {settings.lr}) or look at the pictures named in metrics.jsonl."
         )
-    return line["loss"]
+    return float(loss)
 
 
 def _losses(run: Run, batch: Batch, rows: slice, weight: Any) -> Tensor:
@@ -193,7 +193,9 @@ def start_or_resume(out: Path, recipe: Recipe, pictures: Pictures, device: torch
     if device.type == "cuda":
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     state = new_state(model, recipe)
-    run = Run(out, recipe, pictures, state, levels_of(recipe, model), device, precision, disk, Record(out / "metrics.jsonl"), stop, surroundings)
+    run = Run(
+        out, recipe, pictures, state, levels_of(recipe, model), device, precision, disk, Record(out / "metrics.jsonl"), stop, surroundings
+    )
     if checkpoint is None:
         _begin(run)
     else:
@@ -230,7 +232,9 @@ def _checkpoint_to_resume(out: Path, recipe: Recipe, pictures: Pictures, surroun
             f"{str(out)!r} was started with another recipe: {', '.join(changed)} differ. Use the same settings, or another --out for a new run."
         )
     if before["data"] != pictures.fingerprint:
-        raise RunError(f"the pictures of {str(out)!r} have changed since it was started. Bring them back, or use another --out for a new run.")
+        raise RunError(
+            f"the pictures of {str(out)!r} have changed since it was started. Bring them back, or use another --out for a new run."
+        )
     differs = [key for key in ("hardware", "threads", "torch", "precision") if before[key] != surroundings[key]]
     if differs:
         warnings.warn(f"resuming on other {', '.join(differs)} than before: the result is as good, but not bit-identical", stacklevel=2)
@@ -246,7 +250,9 @@ def _extended(out: Path, name: str, run_state: RunState, old: Recipe, new: Recip
     if seen > decay_start(old.train):
         earlier = _verified(out, run_state.before_decay, fall_back=False)
         if earlier is None:
-            raise RunError(f"{str(out)!r} cannot change its length: the checkpoint from before the learning rate fell is gone. Use another --out.")
+            raise RunError(
+                f"{str(out)!r} cannot change its length: the one from before the decay is gone. Use another --out."
+            )
         name, seen = earlier, _seen(earlier)
     if seen > decay_start(new.train):
         raise RunError(

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bowerbird.models.denoiser import Denoiser
 from bowerbird.recipe import Train
 
 
@@ -77,15 +78,15 @@ class Ema:
     forgotten by itself: no warm-up.
     """
 
-    def __init__(self, network: nn.Module, relative_width: float) -> None:
-        self.model = copy.deepcopy(network).requires_grad_(False).eval()
+    def __init__(self, model: Denoiser, relative_width: float) -> None:
+        self.model = copy.deepcopy(model).requires_grad_(False).eval()
         self.exponent = ema_exponent(relative_width)
 
     @torch.no_grad()
-    def update(self, network: nn.Module, step: int) -> None:
+    def update(self, model: Denoiser, step: int) -> None:
         """Blend in the weights after update number `step` (1, 2, ...)."""
         blend = 1 - (1 - 1 / step) ** (self.exponent + 1)
-        own, new = self.model.state_dict(), network.state_dict()
+        own, new = self.model.state_dict(), model.state_dict()
         floating = [name for name, tensor in own.items() if tensor.is_floating_point()]
         torch._foreach_lerp_([own[name] for name in floating], [new[name] for name in floating], blend)
         for name in own.keys() - set(floating):

@@ -45,7 +45,7 @@ def verdict(lines: list[dict[str, Any]]) -> str:
     if low == len(scores) - 1:
         return f"Still learning: the held-out score fell to {scores[-1]:.3f}, its lowest so far."
     if scores[-1] > 1.02 * scores[low] and low < len(scores) - 3:
-        return f"More training only memorises: the held-out score was {scores[low]:.3f} and has risen to {scores[-1]:.3f} since. The best model is kept."
+        return f"More training only memorises: the held-out score rose from {scores[low]:.3f} to {scores[-1]:.3f}. The best model is kept."
     return f"Nearly level: the held-out score is {scores[-1]:.3f}, its lowest was {scores[low]:.3f}."
 
 
@@ -88,7 +88,7 @@ def curves_png(lines: list[dict[str, Any]]) -> bytes:
         right.legend()
     right.set_xlabel("pictures seen")
     buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
+    FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
     return buffer.getvalue()
 
 
@@ -103,8 +103,8 @@ def write_tensorboard(record: Record, folder: Path) -> None:
     """The record as a TensorBoard log, for those who compare runs there."""
     from torch.utils.tensorboard import SummaryWriter
 
-    with SummaryWriter(str(folder)) as writer:  # type: ignore[no-untyped-call]
+    with SummaryWriter(str(folder)) as writer:
         for line in record.lines():
             for key in ("loss", "grad_norm", "lr", "held_out"):
                 if line.get(key) is not None:
-                    writer.add_scalar(key, line[key], line["seen"])  # type: ignore[no-untyped-call]
+                    writer.add_scalar(key, line[key], line["seen"])

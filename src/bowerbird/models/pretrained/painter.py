@@ -16,10 +16,10 @@ from torch import Tensor
 
 from bowerbird.errors import ModelError, PictureFolderError, RequestError, did_you_mean
 from bowerbird.models.pretrained import memory
-from bowerbird.models.pretrained.canvas import Box, Size, cover, extend, join, region_to_repaint, working_size
+from bowerbird.models.pretrained.canvas import Box, Size, cover, join, region_to_repaint, working_size
 from bowerbird.models.pretrained.clip import MAX_TOKENS
-from bowerbird.models.pretrained.lora import check_lora
 from bowerbird.models.pretrained.loading import Parts
+from bowerbird.models.pretrained.lora import check_lora
 from bowerbird.models.pretrained.samplers import SAMPLERS, own_sampler, scheduler_for, watch
 from bowerbird.progress import OnProgress, Progress, tell
 from bowerbird.request import Lora, Painted, PaintRequest

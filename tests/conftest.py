@@ -1,0 +1,50 @@
+"""Small pictures and small models that many tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bowerbird.recipe import Recipe, check_recipe
+
+torch.set_num_threads(1)  # bit-equality is promised for equal thread counts, and small tensors gain nothing from more
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or fills the user's cache."""
+    monkeypatch.setenv("BOWERBIRD_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session")
+def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 pictures of 16x16 in two classes: discs on a plain ground, warm and cold."""
+    folder = tmp_path_factory.mktemp("pictures")
+    draw = np.random.default_rng(0)
+    y, x = np.mgrid[:16, :16]
+    for number in range(60):
+        kind = ("cold", "warm")[number % 2]
+        colour = draw.integers(0, 120, 3) + np.array([120, 0, 0] if kind == "warm" else [0, 0, 120])
+        centre, radius = draw.uniform(5, 11, 2), draw.uniform(2, 6)
+        disc = ((y - centre[0]) ** 2 + (x - centre[1]) ** 2 < radius**2)[..., None]
+        pixels = np.where(disc, colour, draw.integers(200, 255)).astype(np.uint8)
+        (folder / kind).mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(folder / kind / f"{number:03d}.png")
+    return folder
+
+
+def tiny_recipe(**sections: dict[str, object]) -> Recipe:
+    """A run of a dozen updates on 16x16 pictures; sections override, as tiny_recipe(train={"lr": 1})."""
+    fields: dict[str, dict[str, object]] = {
+        "data": {"size": 16},
+        "model": {"size": "micro", "patch": 4},
+        "train": {"pictures": 96, "batch": 8, "warmup": 16, "save_every": 16},
+        "sample": {"every_epochs": 1, "count": 4, "steps": 2},
+    }
+    for section, values in sections.items():
+        fields[section] = fields.get(section, {}) | values
+    return check_recipe(fields)

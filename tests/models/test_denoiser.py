@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bowerbird.diffusion.prediction import PREDICTIONS, add_noise
+from bowerbird.models.build import build_denoiser
+from bowerbird.models.denoiser import Denoiser, DenoiserSpec
+from tests.conftest import tiny_recipe
+
+UNIT = DenoiserSpec(prediction="x0", time="log-sigma", sigma_min=0.002, sigma_max=80, sigma_data=0.5, sample_shape=(3, 16, 16))
+
+
+class Perfect(torch.nn.Module):
+    """A network that answers exactly what its convention asks for."""
+
+    def __init__(self, output: torch.Tensor) -> None:
+        super().__init__()
+        self.output = output
+
+    def forward(self, x: torch.Tensor, time: torch.Tensor, cond: object) -> torch.Tensor:
+        self.seen = x
+        return self.output
+
+
+@pytest.mark.parametrize("prediction", sorted(PREDICTIONS))
+def test_a_perfect_network_returns_the_clean_picture(prediction: str) -> None:
+    """Whatever it predicts: the wrapper undoes the convention."""
+    x0, eps, sigma = torch.rand(4, 3, 16, 16) - 0.5, torch.randn(4, 3, 16, 16), torch.tensor([0.01, 0.5, 3.0, 50.0])
+    spec = UNIT.model_copy(update={"prediction": prediction})
+    network = Perfect(PREDICTIONS[prediction].target(x0, eps, sigma, spec.sigma_data))
+    torch.testing.assert_close(Denoiser(network, spec)(add_noise(x0, eps, sigma), sigma), x0, atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize("prediction", ["x0", "edm"])
+def test_the_network_sees_unit_variance(prediction: str) -> None:
+    torch.manual_seed(0)
+    x0 = 0.5 * torch.randn(64, 3, 16, 16)  # sigma_data = 0.5
+    for level in (0.01, 0.5, 20.0):
+        sigma = torch.full((64,), level)
+        network = Perfect(torch.zeros_like(x0))
+        Denoiser(network, UNIT.model_copy(update={"prediction": prediction}))(add_noise(x0, torch.randn_like(x0), sigma), sigma)
+        assert network.seen.std().item() == pytest.approx(1, rel=0.02)
+
+
+def test_an_edm_model_keeps_a_picture_without_noise() -> None:
+    """Denoiser -> identity as sigma -> 0, whatever the network says."""
+    x = torch.rand(2, 3, 16, 16) - 0.5
+    model = Denoiser(Perfect(torch.randn(2, 3, 16, 16)), UNIT.model_copy(update={"prediction": "edm"}))
+    torch.testing.assert_close(model(x, torch.full((2,), 1e-5)), x, atol=1e-4, rtol=0)
+
+
+def test_a_learned_variance_is_left_aside() -> None:
+    output = torch.randn(1, 6, 16, 16)
+    model = Denoiser(Perfect(output), UNIT)
+    torch.testing.assert_close(model(torch.zeros(1, 3, 16, 16), torch.ones(1)), output[:, :3])
+
+
+@pytest.mark.parametrize("network", ["transformer", "unet"])
+def test_recipes_build_models_that_answer(network: str) -> None:
+    size = "micro" if network == "transformer" else "ddpm-micro"
+    eps = {"prediction": "eps", "weighting": "eps", "noise_levels": "uniform-t"} if network == "unet" else {}
+    model = build_denoiser(tiny_recipe(model={"network": network, "size": size}, diffusion=eps), (3, 16, 16), 0)
+    assert model(torch.randn(2, 3, 16, 16), torch.tensor([0.1, 10.0])).shape == (2, 3, 16, 16)
+
+
+def test_end_points() -> None:
+    """DESIGN's figures: linear betas end at sigma 157.4."""
+    unet = {"network": "unet", "size": "ddpm-micro"}
+    eps = {"prediction": "eps", "weighting": "eps", "noise_levels": "uniform-t"}
+    spec = build_denoiser(tiny_recipe(model=unet, diffusion=eps), (3, 16, 16), 0).spec
+    assert spec.sigma_max == pytest.approx(157.4, abs=0.05)

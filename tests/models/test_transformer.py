@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bowerbird.models.condition import Condition
+from bowerbird.models.transformer import SIZES, Transformer, TransformerConfig, rotary_angles, rotate
+
+WIDTH, DEPTH, HEADS = SIZES["micro"]
+
+
+def awake(labels: int = 0, patch: int = 4) -> Transformer:
+    """A small network whose zero-initialised parts are stirred, so that everything it has takes part."""
+    torch.manual_seed(0)
+    network = Transformer(TransformerConfig(WIDTH, DEPTH, HEADS, patch, label_count=labels))
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return network
+
+
+def test_every_parameter_gets_a_gradient() -> None:
+    network = awake(labels=3)
+    cond = Condition(label=torch.tensor([0, 1, 2, 3]))
+    network(torch.randn(4, 3, 16, 16), torch.rand(4), cond).square().mean().backward()
+    silent = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not silent
+
+
+def test_permuting_the_batch_permutes_the_output() -> None:
+    """Pictures do not see each other."""
+    network = awake()
+    x, time, order = torch.randn(5, 3, 16, 16), torch.rand(5), torch.randperm(5)
+    torch.testing.assert_close(network(x, time)[order], network(x[order], time[order]))
+
+
+def test_it_starts_as_zero() -> None:
+    """With EDM preconditioning a zero output is the best linear denoiser: a calm place to start from."""
+    network = Transformer(TransformerConfig(WIDTH, DEPTH, HEADS, 4))
+    assert not network(torch.randn(2, 3, 16, 16), torch.rand(2)).any()
+
+
+def test_hidden_labels_are_no_labels() -> None:
+    network = awake(labels=3)
+    x, time = torch.randn(2, 3, 16, 16), torch.rand(2)
+    torch.testing.assert_close(network(x, time), network(x, time, Condition(label=torch.tensor([3, 3]))))
+    assert not torch.allclose(network(x, time), network(x, time, Condition(label=torch.tensor([1, 1]))))
+
+
+def test_rotary_attention_depends_on_distance_alone() -> None:
+    """q(i) . k(j) is a function of j - i in both directions: the point of rotary positions."""
+    angles = rotary_angles(6, 6, 16, torch.device("cpu")).double()
+    q, k = torch.randn(16).double(), torch.randn(16).double()
+    scores = (rotate(q.expand(36, 16), angles) @ rotate(k.expand(36, 16), angles).T).reshape(6, 6, 6, 6)
+    torch.testing.assert_close(scores[0, 1, 2, 4], scores[3, 0, 5, 3])
+    torch.testing.assert_close(scores[2, 2, 1, 5], scores[4, 1, 3, 4])
+    assert not torch.allclose(scores[0, 0, 0, 2], scores[0, 0, 2, 0])  # and the two directions differ
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (8, 24)])
+def test_any_multiple_of_the_patch_works(shape: tuple[int, int]) -> None:
+    assert awake()(torch.randn(1, 3, *shape), torch.rand(1)).shape == (1, 3, *shape)
+
+
+def test_patches_land_where_they_came_from() -> None:
+    """A change in one corner of the input, without attention, changes that corner alone."""
+    network = awake()
+    network.blocks = torch.nn.ModuleList()
+    x = torch.randn(1, 3, 16, 16)
+    changed = x.clone()
+    changed[..., :4, 12:] += 1
+    difference = (network(x, torch.ones(1)) - network(changed, torch.ones(1))).abs().sum(1)[0]
+    assert difference[:4, 12:].min() > 0
+    difference[:4, 12:] = 0
+    assert difference.max() == 0
