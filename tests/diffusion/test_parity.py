@@ -96,9 +96,9 @@ def ours(name, denoise, x, sigmas, noise=None):
     return SAMPLERS[name](denoise, x, sigmas, noise, lambda done, total, x0: None)
 
 
-def assert_same_picture(a, b):
-    """To rounding: 6e-13 at most on pixels of size 1, but 2e-10 for Heun on cosine, whose first step subtracts numbers of 20,000."""
-    torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
+def assert_same_picture(a, b, atol=1e-11):
+    """To rounding: on pixels of size 1 and after up to 1000 steps 3e-12 is the most seen."""
+    torch.testing.assert_close(a, b, rtol=0, atol=atol)
 
 
 def drawing(seed):
@@ -204,7 +204,9 @@ def test_euler_and_heun(betas, schedule, prediction, name, scheduler_class):
     network = ExactNetwork(schedule, prediction)
     sigmas = timestep_grid(STEPS, schedule, "trailing")
     start = UNIT * sigmas[0]
-    assert_same_picture(ours(name, network.denoise, start, sigmas), theirs(scheduler, network, start))
+    # Heun's first slope on the cosine schedule divides numbers of 20,000 by 641: 3e-10 seen
+    atol = 1e-9 if (name, betas) == ("heun", "cosine") else 1e-11
+    assert_same_picture(ours(name, network.denoise, start, sigmas), theirs(scheduler, network, start), atol)
 
 
 @pytest.mark.parametrize("num_steps", [5, STEPS])

@@ -141,7 +141,7 @@ def test_timestep_grids_fall_strictly_to_zero(schedule, num_steps, spacing):
 
 
 def test_grids_are_uniform_in_their_own_variable():
-    """Second differences vanish: of sigma^(1/7), of log sigma, of flow time."""
+    """Second differences vanish: of sigma^(1/7), of log sigma, of flow time, of timesteps."""
 
     def bend(values: torch.Tensor) -> float:
         return float(values.diff().diff().abs().max() / values.diff().abs().max())
@@ -149,6 +149,9 @@ def test_grids_are_uniform_in_their_own_variable():
     assert bend(karras_grid(20, 0.002, 80.0)[:-1] ** (1 / 7)) < 1e-12
     assert bend(log_snr_grid(20, 0.002, 80.0)[:-1].log()) < 1e-12
     assert bend(flow_t_from_sigma(flow_grid(20, 0.002, 80.0))) < 1e-12  # the step to 0 is as long as the others
+    t = SCHEDULES["linear"].t_from_sigma(vp_grid(20, SCHEDULES["linear"]))
+    t[-1] = -1  # no noise is one timestep before the first
+    assert bend(t) < 1e-9
 
 
 def test_shifted_flow_grid_is_the_shifted_time():
