@@ -33,7 +33,7 @@ from bowerbird.request import Painted, PaintRequest, read_request
 from bowerbird.run_folder import is_run, model_of_run
 
 BATCH = 16  # pictures painted together; two cores gain nothing from more
-_NOT_OURS = ("prompt", "negative", "image", "mask", "loras", "styles", "then", "speed")
+_NOT_OURS = ("prompt", "negative", "image", "mask", "outpaint", "loras", "styles", "then", "speed")
 
 
 class Painter(Protocol):

@@ -82,8 +82,8 @@ def save_picture(painted: Painted, path: Path, source: DigitalSource | None = No
 
 
 def encode_picture(painted: Painted, source: DigitalSource | None = None) -> bytes:
-    """The file's bytes.  `source` is the IPTC word for how the picture came about; by default a repainted picture
-    (one with a mask) is a composite and every other is wholly synthetic."""
+    """The file's bytes.  `source` is the IPTC word for how the picture came about; by default a repainted or continued picture
+    (one with a mask or outpaint) is a composite and every other is wholly synthetic."""
     request = request_of(painted)
     note, text = _our_note(request), infotext(request)
     xmp = _XMP.format(software=SOFTWARE, source=source or _digital_source(request)).encode()
@@ -136,7 +136,7 @@ def infotext(request: PaintRequest) -> str:
 
 
 def _digital_source(request: PaintRequest) -> DigitalSource:
-    return "compositeWithTrainedAlgorithmicMedia" if request.mask else "trainedAlgorithmicMedia"
+    return "compositeWithTrainedAlgorithmicMedia" if request.mask or request.outpaint else "trainedAlgorithmicMedia"
 
 
 def _our_note(request: PaintRequest) -> str:

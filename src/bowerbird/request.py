@@ -51,6 +51,9 @@ class PaintRequest(BaseModel):
     loras: list[Lora] = Field(default_factory=list, description="small weight files that change the model's style or subject")
     image: Path | None = Field(None, description="a picture to start from")
     mask: Path | None = Field(None, description="white where `image` is painted anew, black where it stays")
+    outpaint: dict[Literal["left", "top", "right", "bottom"], Annotated[int, Field(ge=8, le=4096)]] = Field(
+        default_factory=dict, description="sides on which `image` is continued, and by how many pixels"
+    )
     strength: float = Field(0.6, ge=0, le=1, description="how far to move from `image`: 0 keeps it, 1 forgets it")
     then: list[str] = Field(default_factory=list, description="models that take the picture further, such as an upscaler")
     format: Literal["png", "jpeg", "webp"] = Field("png", description="file format of the pictures")
@@ -60,6 +63,8 @@ class PaintRequest(BaseModel):
     def _mask_needs_image(self) -> PaintRequest:
         if self.mask is not None and self.image is None:
             raise ValueError("a mask says which part of an image to repaint; give the image too")
+        if self.outpaint and self.image is None:
+            raise ValueError("outpaint says where an image is to be continued; give the image too")
         return self
 
 

@@ -104,7 +104,7 @@ def _halve(values: Pixels, known: NDArray[np.bool_]) -> tuple[Pixels, NDArray[np
     to_even = (*((0, side % 2) for side in known.shape), (0, 0))
     weights = np.pad(known[..., None].astype(np.float32), to_even)
     total, count = _sum_of_four(np.pad(values, to_even) * weights), _sum_of_four(weights)
-    return total / np.maximum(count, 1), count[..., 0] > 0
+    return (total / np.maximum(count, 1)).astype(np.float32), count[..., 0] > 0
 
 
 def _sum_of_four(pixels: Pixels) -> Pixels:

@@ -6,14 +6,14 @@ weights, so that a single .safetensors file opens with no network.  Recognition 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from bowerbird import weights
 from bowerbird.errors import ModelError, did_you_mean
+from bowerbird.models.pretrained.configs import PIPELINES, read_config
 
 _HERE = Path(__file__).parent / "families"
 
@@ -27,7 +27,6 @@ class Family:
 
     name: str
     words: str
-    native: int  # side in pixels of the pictures it was trained on
     steps: int = 25
     guidance: float = 7.0
     sampler: str = "dpm++2m"
@@ -42,14 +41,14 @@ class Family:
 FAMILIES = {
     family.name: family
     for family in (
-        Family("sd15", "Stable Diffusion 1.x", 512),
-        Family("sd15-inpaint", "Stable Diffusion 1.x for inpainting", 512, kind="inpaint"),
-        Family("sd21", "Stable Diffusion 2.x, 768 px", 768),
-        Family("sd21-base", "Stable Diffusion 2.x, 512 px", 512),
-        Family("sd21-inpaint", "Stable Diffusion 2.x for inpainting", 512, kind="inpaint"),
-        Family("sdxl", "Stable Diffusion XL", 1024, guidance=6.0),
-        Family("sdxl-inpaint", "Stable Diffusion XL for inpainting", 1024, guidance=6.0, kind="inpaint"),
-        Family("x4", "Stable Diffusion x4 upscaler", 512, guidance=4.0, sampler="ddim", kind="upscale"),
+        Family("sd15", "Stable Diffusion 1.x"),
+        Family("sd15-inpaint", "Stable Diffusion 1.x for inpainting", kind="inpaint"),
+        Family("sd21", "Stable Diffusion 2.x, 768 px"),
+        Family("sd21-base", "Stable Diffusion 2.x, 512 px"),
+        Family("sd21-inpaint", "Stable Diffusion 2.x for inpainting", kind="inpaint"),
+        Family("sdxl", "Stable Diffusion XL", guidance=6.0),
+        Family("sdxl-inpaint", "Stable Diffusion XL for inpainting", guidance=6.0, kind="inpaint"),
+        Family("x4", "Stable Diffusion x4 upscaler", guidance=4.0, sampler="ddim", kind="upscale"),
     )
 }
 
@@ -126,17 +125,6 @@ def _told_prediction(shapes: Shapes, told: Mapping[str, str]) -> Prediction | No
 
 # A diffusers folder
 
-PIPELINES = {  # what model_index.json may name as its pipeline
-    "StableDiffusionPipeline": "sd",
-    "StableDiffusionImg2ImgPipeline": "sd",
-    "StableDiffusionInpaintPipeline": "sd",
-    "LatentConsistencyModelPipeline": "sd",
-    "StableDiffusionUpscalePipeline": "x4",
-    "StableDiffusionXLPipeline": "sdxl",
-    "StableDiffusionXLImg2ImgPipeline": "sdxl",
-    "StableDiffusionXLInpaintPipeline": "sdxl",
-}
-
 
 def _recognise_folder(folder: Path) -> Recognised | None:
     pipeline = read_config(folder / "model_index.json").get("_class_name")
@@ -146,6 +134,8 @@ def _recognise_folder(folder: Path) -> Recognised | None:
     unet = read_config(folder / "unet" / "config.json")
     scheduler = read_config(folder / "scheduler" / "scheduler_config.json")
     prediction = scheduler.get("prediction_type", "epsilon")
+    if prediction not in ("epsilon", "v_prediction"):
+        raise ModelError(f"the scheduler in {str(folder)!r} predicts {str(prediction)[:40]!r}; known are epsilon and v_prediction.")
     channels = unet.get("in_channels", 4)
     if channels not in (4, 7, 9):
         raise ModelError(
@@ -153,28 +143,8 @@ def _recognise_folder(folder: Path) -> Recognised | None:
         )
     name = kind
     if kind == "sd":
-        second = unet.get("cross_attention_dim") == 1024
+        second = unet.get("use_linear_projection") is True  # 1.x projects with convolutions
         name = "sd15" if not second else "sd21" if prediction == "v_prediction" or channels == 9 else "sd21-base"
     if channels == 9:
         name += "-inpaint"
-    return Recognised(FAMILIES[name], f"{pipeline} in model_index.json", prediction if prediction in ("epsilon", "v_prediction") else None)
-
-
-MAX_CONFIG_BYTES = 2**20
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """A part's config, as plain data.  ModelError when it is missing, too large or not a JSON object."""
-    try:
-        with path.open("rb") as file:
-            text = file.read(MAX_CONFIG_BYTES + 1)
-        config = json.loads(text[:MAX_CONFIG_BYTES])
-    except OSError as error:
-        raise ModelError(
-            f"cannot read {str(path)!r} ({error.strerror}); a diffusers folder needs it. Download the folder again."
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{str(path)!r} is damaged or not JSON. Download the folder again.") from error
-    if not isinstance(config, dict):
-        raise ModelError(f"{str(path)!r} is not a JSON object. Download the folder again.")
-    return config
+    return Recognised(FAMILIES[name], f"{pipeline} in model_index.json", prediction)

@@ -18,7 +18,7 @@ def check_lora(file: Path) -> int:
     except ModelError as error:
         raise RequestError(f"this LoRA cannot be used: {error}") from error
     header.pop("__metadata__", None)
-    ranks = [min(entry["shape"][:2]) for name, entry in header.items() if name.endswith(_DOWN)]
+    ranks: list[int] = [min(entry["shape"][:2]) for name, entry in header.items() if name.endswith(_DOWN)]
     if not ranks:
         raise RequestError(f"{str(file)!r} holds no LoRA weights in diffusers', PEFT's or kohya's naming.")
     if max(ranks) > MAX_RANK:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bowerbird.errors import ModelError, PictureFolderError, RequestError, did_you_mean
 from bowerbird.models.pretrained import memory
-from bowerbird.models.pretrained.canvas import Box, Size, cover, join, region_to_repaint, working_size
+from bowerbird.models.pretrained.canvas import Box, Size, cover, extend, join, region_to_repaint, working_size
 from bowerbird.models.pretrained.clip import MAX_TOKENS
 from bowerbird.models.pretrained.loading import Parts
 from bowerbird.models.pretrained.lora import check_lora
@@ -110,8 +110,8 @@ class PretrainedPainter:
         if request.speed is not None and request.speed not in SPEEDS:
             raise RequestError(f"there is no speed {request.speed!r}.{did_you_mean(request.speed, SPEEDS)}")
         family, distilled = self.parts.family, self._own_sampler
-        if family.kind == "upscale" and (request.image is None or request.mask is not None):
-            raise RequestError("this model enlarges pictures: give it an image, and no mask.")
+        if family.kind == "upscale" and (request.image is None or request.mask is not None or request.outpaint):
+            raise RequestError("this model enlarges pictures: give it an image, and neither mask nor outpaint.")
         sampler = request.sampler or distilled or family.sampler
         if sampler not in SAMPLERS:
             raise RequestError(f"there is no sampler {sampler!r}.{did_you_mean(sampler, SAMPLERS)}")
@@ -125,7 +125,7 @@ class PretrainedPainter:
             "sampler": sampler,
             "guidance": usual_guidance if request.guidance is None else request.guidance,
         }
-        if request.mask is not None and "strength" not in request.model_fields_set:
+        if (request.mask is not None or request.outpaint) and "strength" not in request.model_fields_set:
             fill["strength"] = 1.0  # a masked part is painted anew unless the request says how much of it to keep
         return request.model_copy(update=fill)
 
@@ -133,6 +133,8 @@ class PretrainedPainter:
         if request.image is None:
             return self.native, self.native
         width, height = open_picture(request.image).size
+        width += request.outpaint.get("left", 0) + request.outpaint.get("right", 0)
+        height += request.outpaint.get("top", 0) + request.outpaint.get("bottom", 0)
         return (width * UPSCALE, height * UPSCALE) if self.parts.family.kind == "upscale" else (width, height)
 
     @torch.inference_mode()
@@ -167,9 +169,8 @@ class PretrainedPainter:
             assert request.image is not None
             return self._plan_upscale(open_picture(request.image), always)
         strength = max(request.strength, 1 / request.steps)  # at least one step
-        if request.mask is not None:
-            assert request.image is not None
-            return self._plan_inpaint(open_picture(request.image), open_mask(request.mask), {**always, "strength": strength})
+        if request.mask is not None or request.outpaint:
+            return self._plan_inpaint(*_canvas(request), {**always, "strength": strength})
         size = working_size(request.size, self.native)
         shape = {"width": size[0], "height": size[1]}
         start = cover(open_picture(request.image), size) if request.image is not None else None
@@ -181,7 +182,6 @@ class PretrainedPainter:
         return Work("image", size, {**always, "image": start, "strength": strength})
 
     def _plan_inpaint(self, picture: Image.Image, mask: Image.Image, always: dict[str, Any]) -> Work:
-        mask = mask.resize(picture.size, Image.Resampling.NEAREST)
         box = region_to_repaint(mask, self.native)
         part, part_mask = picture.crop(box), mask.crop(box)
         size = working_size(part.size, self.native)
@@ -295,6 +295,18 @@ class PretrainedPainter:
         length = len(self.parts.tokenizers["tokenizer"](request.prompt).input_ids)
         if length > MAX_TOKENS:
             tell(on_progress, Progress("paint", 0, 1, note=f"the prompt is {length} tokens long; this model reads the first {MAX_TOKENS}"))
+
+
+def _canvas(request: PaintRequest) -> tuple[Image.Image, Image.Image]:
+    """The picture to repaint and the mask of what is painted anew, with new room on the sides that `outpaint` names."""
+    assert request.image is not None
+    picture = open_picture(request.image)
+    mask = Image.new("L", picture.size) if request.mask is None else open_mask(request.mask).resize(picture.size, Image.Resampling.NEAREST)
+    if not request.outpaint:
+        return picture, mask
+    canvas, new_room = extend(picture, **request.outpaint)
+    new_room.paste(mask, (request.outpaint.get("left", 0), request.outpaint.get("top", 0)))
+    return canvas, new_room
 
 
 def _put_back(painted: Image.Image, canvas: Image.Image, mask: Image.Image, box: Box) -> Image.Image:

@@ -1,0 +1,146 @@
+"""Configs as data: what a model's JSON files may say, and what they may name.
+
+diffusers and transformers resolve names in configs to classes, and some keys to code from the hub.  Here every name is
+compared with a fixed table, keys that ask for code are refused, and numbers are capped, because they say how much to build.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from bowerbird.errors import ModelError
+
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
+NETWORKS = ("unet", "vae", *TEXT_ENCODERS)
+TOKENIZERS = ("tokenizer", "tokenizer_2")
+SCHEDULERS = ("scheduler", "low_res_scheduler")
+
+PIPELINES = {  # what model_index.json may name as its pipeline, and which kind of model that is
+    "StableDiffusionPipeline": "sd",
+    "StableDiffusionImg2ImgPipeline": "sd",
+    "StableDiffusionInpaintPipeline": "sd",
+    "LatentConsistencyModelPipeline": "sd",
+    "StableDiffusionUpscalePipeline": "x4",
+    "StableDiffusionXLPipeline": "sdxl",
+    "StableDiffusionXLImg2ImgPipeline": "sdxl",
+    "StableDiffusionXLInpaintPipeline": "sdxl",
+}
+
+_SCHEDULER_CLASSES = {
+    ("diffusers", f"{kind}Scheduler")
+    for kind in (
+        "DDIM", "DDPM", "PNDM", "LMSDiscrete", "EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete", "LCM", "TCD",
+        "DPMSolverMultistep", "DPMSolverSinglestep", "DEISMultistep", "UniPCMultistep", "KDPM2Discrete", "KDPM2AncestralDiscrete",
+    )
+}  # fmt: skip
+
+# library and class that model_index.json may name for each part
+_PART_CLASSES: dict[str, set[tuple[str, str]]] = {
+    "unet": {("diffusers", "UNet2DConditionModel")},
+    "vae": {("diffusers", "AutoencoderKL")},
+    "text_encoder": {("transformers", "CLIPTextModel")},
+    "text_encoder_2": {("transformers", "CLIPTextModelWithProjection")},
+    **{name: {("transformers", "CLIPTokenizer"), ("transformers", "CLIPTokenizerFast")} for name in TOKENIZERS},
+    **dict.fromkeys(SCHEDULERS, _SCHEDULER_CLASSES),
+}
+_UNUSED_PART_CLASSES = {
+    "safety_checker": {("stable_diffusion", "StableDiffusionSafetyChecker")},
+    "watermarker": {("diffusers", "StableDiffusionXLWatermarker")},
+    "feature_extractor": {("transformers", "CLIPFeatureExtractor"), ("transformers", "CLIPImageProcessor")},
+    "image_encoder": {("transformers", "CLIPVisionModelWithProjection")},
+}
+_NEEDED_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+_OPTIONS = {"requires_safety_checker", "force_zeros_for_empty_prompt", "requires_aesthetics_score"}
+
+# Keys by which a config asks its reader to import or fetch something
+_CODE_KEYS = {
+    "auto_map", "custom_pipeline", "custom_pipelines", "custom_revision", "quantization_config", "trust_remote_code", "attn_processor",
+    "attn_implementation", "_attn_implementation", "_attn_implementation_internal",
+}  # fmt: skip
+
+_MAX_CONFIG_BYTES = 2**20
+_MAX_LAYERS = 64
+_MAX_NUMBER = 100_000
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A JSON object as plain data.  ModelError when it is missing, too large, damaged, or asks for code."""
+    try:
+        with path.open("rb") as file:
+            config = json.loads(file.read(_MAX_CONFIG_BYTES))
+    except OSError as error:
+        raise ModelError(f"cannot read {str(path)!r} ({error.strerror}). Download the folder again.") from error
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{str(path)!r} is damaged or not JSON. Download the folder again.") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{str(path)!r} is not a JSON object. Download the folder again.")
+    for key in sorted(config.keys() & _CODE_KEYS):
+        if config[key]:
+            raise ModelError(f"{str(path)!r} sets {key!r}, by which a model asks to run code of its own; it is refused.")
+    return config
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """The parts and options in model_index.json that we use; ModelError when it names anything outside the tables."""
+    path = folder / "model_index.json"
+    index: dict[str, Any] = {}
+    for name, value in read_config(path).items():
+        if name.startswith("_") or value in (None, [None, None]):
+            continue
+        classes = tuple(map(str, value)) if isinstance(value, list) else None
+        if classes in _PART_CLASSES.get(name, ()) or (isinstance(value, bool) and name in _OPTIONS):
+            index[name] = value
+        elif classes not in _UNUSED_PART_CLASSES.get(name, ()):
+            raise ModelError(f"{str(path)!r} names {name!r} = {str(value)[:100]}, which Bowerbird does not know; it is refused.")
+    for name in _NEEDED_PARTS:
+        if name not in index:
+            raise ModelError(f"{str(path)!r} names no {name!r}. Download the folder again.")
+    return index
+
+
+def options_of(index: Mapping[str, Any]) -> dict[str, bool]:
+    """The index's entries that are arguments of a pipeline, not parts."""
+    return {name: value for name, value in index.items() if name in _OPTIONS - {"requires_safety_checker"}}
+
+
+def class_arguments(cls: Any, config: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The entries of a config that a class takes."""
+    return checked_arguments(config, set(inspect.signature(cls).parameters), path)
+
+
+def checked_arguments(config: Mapping[str, Any], known: Collection[str], path: Path) -> dict[str, Any]:
+    """The entries of a config that are named in `known`: words, numbers and lists of them, none beyond any real model."""
+    arguments = {key: value for key, value in config.items() if key in known}
+    for key, value in arguments.items():
+        limit = _MAX_LAYERS if "layers" in key else _MAX_NUMBER
+        items = [inner for item in _listed(value) for inner in _listed(item)]
+        if len(items) > _MAX_LAYERS or any(isinstance(item, int | float) and not abs(item) <= limit for item in items):
+            raise ModelError(f"{str(path)!r} sets {key} = {str(value)[:80]}, beyond any known model; it is refused.")
+        if any(isinstance(item, dict | list) for item in items):
+            raise ModelError(f"{str(path)!r} sets {key} to a table, where plain values are expected; it is refused.")
+    return arguments
+
+
+def read_scheduler_config(path: Path) -> dict[str, Any]:
+    """A scheduler's settings with its _class_name, which is one of the table."""
+    config = read_config(path)
+    name = config.get("_class_name")
+    if not isinstance(name, str) or ("diffusers", name) not in _SCHEDULER_CLASSES:
+        raise ModelError(f"{str(path)!r} asks for {str(name)[:80]!r}, which is not a scheduler Bowerbird knows; it is refused.")
+    import diffusers
+
+    cls = getattr(diffusers, name)
+    arguments = class_arguments(cls, config, path)
+    try:
+        cls(**arguments)
+    except Exception as error:  # diffusers raises many kinds for one cause: a value no scheduler can have
+        raise ModelError(f"{str(path)!r} describes no scheduler: {str(error).splitlines()[0][:200]}. Use another copy.") from error
+    return {"_class_name": name, **arguments}
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
