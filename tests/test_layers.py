@@ -28,7 +28,9 @@ def modules() -> dict[str, Path]:
 def imports(path: Path, top_level_only: bool = False) -> set[str]:
     """Names of the modules that a file imports; those under TYPE_CHECKING do not run and do not count."""
     tree = ast.parse(path.read_text())
-    guarded = {id(n) for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test) for n in ast.walk(node)}
+    guarded = {
+        id(n) for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test) for n in ast.walk(node)
+    }
     nodes = tree.body if top_level_only else ast.walk(tree)
     found: set[str] = set()
     for node in nodes:

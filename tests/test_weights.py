@@ -14,6 +14,12 @@ def test_tensors_survive_bit_by_bit_even_strided_ones(tmp_path: Path) -> None:
     assert all(torch.equal(tensors[name], loaded[name]) for name in tensors)
 
 
+def test_no_tensors_at_all_survive_too(tmp_path: Path) -> None:
+    """The moments of an optimizer before its first step."""
+    (tmp_path / "x.safetensors").write_bytes(weights.to_bytes({}))
+    assert weights.load(tmp_path / "x.safetensors") == {}
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_not_finite_are_never_saved(value: float) -> None:
     with pytest.raises(ModelError, match="'bad'"):

@@ -218,7 +218,9 @@ def _progress_bar() -> Iterator[OnProgress]:
 
 def _worth_a_line(event: Progress, said: dict[str, float]) -> bool:
     """Each tenth of the work, for logs."""
-    share = event.done / max(event.total, 1)
+    if not event.total:  # a count whose end is not known yet
+        return False
+    share = event.done / event.total
     if said.get(event.stage, -1.0) + 0.1 > share and event.done < event.total:
         return False
     said[event.stage] = share

@@ -29,7 +29,9 @@ def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None =
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise ModelError(f"the tensor {name!r} holds NaN or infinity and is not saved; go back to the last good checkpoint.")
-    data: bytes = safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, dict(metadata or {}))
+    data: bytes = safetensors.torch.save(
+        {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, dict(metadata) if metadata else None
+    )
     return data
 
 

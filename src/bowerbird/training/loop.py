@@ -215,6 +215,7 @@ def _begin(run: Run) -> None:
     require_free(run.out, 4 * bytes_a_checkpoint, "this run (three checkpoints and its models)")
     write_file(run.disk, run.out / "recipe.toml", write_recipe(run.recipe).encode())
     write_file(run.disk, run.out / "data.json", run.pictures.report_json())
+    write_run_state(run.disk, run.out, RunState())
     _checkpoint(run)
 
 
@@ -250,9 +251,7 @@ def _extended(out: Path, name: str, run_state: RunState, old: Recipe, new: Recip
     if seen > decay_start(old.train):
         earlier = _verified(out, run_state.before_decay, fall_back=False)
         if earlier is None:
-            raise RunError(
-                f"{str(out)!r} cannot change its length: the one from before the decay is gone. Use another --out."
-            )
+            raise RunError(f"{str(out)!r} cannot change its length: the one from before the decay is gone. Use another --out.")
         name, seen = earlier, _seen(earlier)
     if seen > decay_start(new.train):
         raise RunError(
