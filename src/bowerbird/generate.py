@@ -138,18 +138,19 @@ class OwnPainter:
 
         noise = PictureNoise(seeds)
         spec, device = self.model.spec, self.model.device
-        x = self.model.start(noise(torch.empty(len(seeds), *spec.sample_shape, device=device)))
+        sigmas = self.sigmas(request)
+        x = self.model.start(noise(torch.empty(len(seeds), *spec.sample_shape, device=device)), float(sigmas[0]))
         denoise = guide(self.model, *self._conditions(request, len(seeds)), scale=request.guidance)
         if spec.clip_x0:
             denoise = clip_x0(denoise)
-        return SAMPLERS[request.sampler](denoise, x, self.sigmas(request).to(device), noise, on_step).cpu()
+        return SAMPLERS[request.sampler](denoise, x, sigmas, noise, on_step).cpu()
 
     def sigmas(self, request: PaintRequest) -> Tensor:
         """The noise levels to walk down: a DDPM's own timesteps for its ancestral sampler, Karras' grid for the others."""
         assert request.steps is not None
         if request.sampler == "ddpm" and self.model.schedule is not None:
-            return timestep_grid(request.steps, self.model.schedule, "leading").float()
-        return karras_grid(request.steps, self.model.spec.sigma_min, self.model.spec.sigma_max).float()
+            return timestep_grid(request.steps, self.model.schedule, "leading")
+        return karras_grid(request.steps, self.model.spec.sigma_min, self.model.spec.sigma_max)
 
     def _conditions(self, request: PaintRequest, batch: int) -> tuple[Condition | None, Condition | None]:
         labels = self.manifest.labels

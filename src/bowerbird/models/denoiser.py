@@ -73,9 +73,9 @@ class Denoiser(nn.Module):
             return sigma.log() / 4  # EDM, arXiv:2206.00364, table 1
         return 1000 * sigma / (1 + sigma)
 
-    def start(self, eps: Tensor) -> Tensor:
-        """Where sampling starts: pure noise at sigma_max in this model's own variables.  eps: (B, C, H, W)."""
-        return self.prediction.start(eps, self.spec.sigma_max, self.spec.sigma_data)
+    def start(self, eps: Tensor, sigma: float) -> Tensor:
+        """Where sampling starts: what the network sees first is eps (B, C, H, W) itself, at noise level `sigma`."""
+        return self.prediction.start(eps, sigma, self.spec.sigma_data)
 
     @property
     def device(self) -> torch.device:

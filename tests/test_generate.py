@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bowerbird.errors import RequestError
+from bowerbird.generate import OwnPainter, PictureNoise, fit_to_size, open_model
+from bowerbird.model_folder import Manifest, SamplingDefaults
+from bowerbird.picture_metadata import read_metadata, save_picture
+from bowerbird.progress import Cancelled, Progress
+from bowerbird.request import PaintRequest
+from tests.conftest import tiny_recipe
+from tests.test_model_folder import stirred
+
+
+@pytest.fixture(scope="module")
+def painter() -> OwnPainter:
+    model = stirred(tiny_recipe(), labels=2)
+    manifest = Manifest(
+        rung="pixel", denoiser=model.spec, labels=("cat", "dog"), sampling=SamplingDefaults(sampler="dpm++2m", steps=4, guidance=2.0)
+    )
+    return OwnPainter("m", model, manifest)
+
+
+def pixels(picture: Image.Image) -> np.ndarray:
+    return np.asarray(picture).astype(int)
+
+
+def ask(**fields: object) -> PaintRequest:
+    return PaintRequest(model="m", **fields)  # type: ignore[arg-type]
+
+
+def test_a_picture_is_the_same_alone_and_in_a_batch(painter: OwnPainter) -> None:
+    """Its noise is bit-equal by construction; sums over a larger batch may differ in rounding."""
+    together = list(painter.paint(ask(count=5, seed=10)))
+    (alone,) = painter.paint(ask(seed=13))
+    assert together[3].seed == 13
+    assert abs(pixels(together[3].picture) - pixels(alone.picture)).mean() <= 1
+
+
+def test_exact_promises_the_bytes(painter: OwnPainter, tmp_path: Path) -> None:
+    (alone,) = painter.paint(ask(seed=12, exact=True))
+    third = list(painter.paint(ask(count=3, seed=10, exact=True)))[2]
+    assert alone.picture.tobytes() == third.picture.tobytes()
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "euler", "heun", "dpm++2m"])
+def test_every_sampler_paints_and_repeats(painter: OwnPainter, sampler: str) -> None:
+    (one,), (two,) = (painter.paint(ask(seed=1, sampler=sampler)) for _ in range(2))
+    assert one.picture.tobytes() == two.picture.tobytes()
+    assert one.settings.sampler == sampler
+
+
+def test_noise_belongs_to_the_seed() -> None:
+    both, one = PictureNoise([4, 5]), PictureNoise([5])
+    like = torch.empty(2, 3, 4, 4)
+    for _ in range(3):  # also the noise on the way
+        assert torch.equal(both(like)[1], one(like[:1])[0])
+
+
+def test_labels_and_guidance_steer(painter: OwnPainter) -> None:
+    def paint(**fields: object) -> np.ndarray:
+        (painted,) = painter.paint(ask(seed=1, **fields))
+        return pixels(painted.picture)
+
+    cat, dog, none = paint(label="cat"), paint(label="dog"), paint()
+    assert (cat != dog).any() and (cat != none).any()
+    assert (paint(label="cat", guidance=0.0) == none).all()
+
+
+def test_the_resolved_request_repeats_the_picture(painter: OwnPainter, tmp_path: Path) -> None:
+    """info gives back what was painted, painting that gives the same picture."""
+    (painted,) = painter.paint(ask(label="dog"))  # the seed is drawn
+    save_picture(painted, tmp_path / "a.png")
+    (again,) = painter.paint(PaintRequest(**read_metadata(tmp_path / "a.png").fields))
+    assert again.picture.tobytes() == painted.picture.tobytes()
+
+
+@pytest.mark.parametrize("size", [(16, 16), (32, 16), (20, 50), (8, 8)])
+def test_any_size_is_honoured(painter: OwnPainter, size: tuple[int, int]) -> None:
+    (painted,) = painter.paint(ask(seed=1, size=size))
+    assert painted.picture.size == size
+
+
+def test_fitting_keeps_the_middle() -> None:
+    """A wide cut of a square shows its middle rows: a gradient keeps its centre value."""
+    gradient = Image.fromarray(np.tile(np.arange(64, dtype=np.uint8)[:, None] * 4, (1, 64)))
+    wide = np.asarray(fit_to_size(gradient, (64, 16)))
+    assert wide.shape == (16, 64)
+    assert wide.mean() == pytest.approx(np.asarray(gradient).mean(), abs=1)
+
+
+def test_progress_previews_and_cancelling(painter: OwnPainter) -> None:
+    events: list[Progress] = []
+
+    def listen(event: Progress) -> bool:
+        events.append(event)
+        return len(events) < 3
+
+    with pytest.raises(Cancelled):
+        list(painter.paint(ask(seed=1, steps=10), listen))
+    assert [e.done for e in events] == [1, 2, 3] and events[0].total == 10
+    preview = events[0].preview
+    assert preview is not None and preview().size == (16, 16)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"label": "cot"}, "Did you mean 'cat'"),
+        ({"sampler": "eulr"}, "Did you mean 'euler'"),
+        ({"prompt": "a bird"}, "cannot use 'prompt'"),
+        ({"image": "x.png"}, "cannot use 'image'"),
+        ({"speed": "fast"}, "cannot use 'speed'"),
+    ],
+)
+def test_what_the_model_cannot_do_is_said(painter: OwnPainter, fields: dict[str, object], words: str) -> None:
+    with pytest.raises(RequestError, match=words):
+        list(painter.paint(ask(**fields)))
+
+
+def test_a_model_from_python(tmp_path: Path) -> None:
+    import bowerbird
+    from tests.test_model_folder import saved
+
+    saved(tmp_path / "m", tiny_recipe())
+    (painted,) = bowerbird.load(tmp_path / "m", device="cpu").paint(ask(seed=0))
+    assert painted.picture.size == (16, 16)
+    assert open_model(tmp_path / "m", torch.device("cpu")).describe()["rung"] == "pixel"
