@@ -20,6 +20,7 @@ import signal
 import stat
 import sys
 import warnings
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import PurePath
 from typing import Any, Literal, NamedTuple
@@ -55,7 +56,7 @@ _MAGIC = {
     "PNG": rb"\x89PNG\r\n\x1a\n",
     "WEBP": rb"RIFF....WEBP",
     "GIF": rb"GIF8[79]a",
-    "BMP": rb"BM.{12}",
+    "BMP": rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0",
     "TIFF": rb"II[*+]\0|MM\0[*+]",
 }
 _FOREIGN = {  # what people put among pictures by mistake; named so that they see it at once
@@ -136,28 +137,34 @@ def _decode(data: bytes, suffix: str, size: int, fit: Fit, found: Examined) -> t
     if suffix.lower() not in EXTENSIONS[format_] | {""}:
         changes.append("wrong-extension")
 
+    if format_ == "JPEG" and data.endswith(bytes(64)) and data.find(b"\xff\xd9", data.rfind(b"\xff\xda")) < 0:
+        raise Rejected("E_TRUNCATED", "it ends in zeros instead of its picture, like a copy that was cut short")  # libjpeg shows them grey
+
     image = Image.open(io.BytesIO(data), formats=[format_])
     width, height = image.size
     _check_limits(width, height, len(data))
-    transpose, broken = _orientation(image)
-    changes += ["broken-metadata"] * broken + ["first-frame"] * bool(getattr(image, "is_animated", False))
+    tags = getattr(image, "tag_v2", {})  # only TIFF has them
+    _check_whole_tiff(tags, len(data))
+    turned = tags.get(0x0112) in _UPRIGHT  # Pillow turns a TIFF upright while loading it
+    changes += ["first-frame"] * bool(getattr(image, "is_animated", False))
 
     # Three times the target is decoded and no more: JPEG shrinks while decoding, the rest by whole factors, and the
     # bicubic filter still has three pixels for one (Pillow calls a gap of 3 indistinguishable from none).
     enough = max(3 * size, 256)
     image.draft(None, (enough, enough))
-    plain, change = _to_8_bit(image)
+    plain, change = _to_8_bit(image)  # before the metadata is looked at: Pillow may load to find it, and swallow the failure
+    transpose, broken = _orientation(image)
     factor = min(plain.size) // enough
     if factor > 1:
         plain = plain.reduce(factor)
     plain, had_alpha = _over_white(plain)
-    changes += [change] * bool(change) + ["alpha-over-white"] * had_alpha
+    changes += [change] * bool(change) + ["alpha-over-white"] * had_alpha + ["broken-metadata"] * broken
     if transpose is not None:
         plain = plain.transpose(transpose)
         width, height = (height, width) if transpose in _SIDEWAYS else (width, height)
-        changes.append("turned-upright")
+    changes += ["turned-upright"] * (turned or transpose is not None)
 
-    square, colour = _to_srgb(_square(plain, size, fit), image.info.get("icc_profile"))
+    square, colour = _to_srgb(_square(plain, size, fit), None if change == "from-lab" else image.info.get("icc_profile"))
     changes += [colour] * bool(colour)
     pixels = np.asarray(_on_white(square, size))
     return found._replace(format=format_, width=width, height=height, changes=" ".join(changes), **_measure(plain)), pixels
@@ -194,19 +201,44 @@ def _too_big(what: str, pixels: int, file_bytes: int) -> Rejected:
 
 def _failure(error: Exception, data: bytes) -> tuple[str, str]:
     """Reasons are our own words: a decoder's message may quote the file, and with it somebody's name or place."""
-    text = str(error)
-    if "MAX_TEXT" in text or "too large" in text:
+    if "MAX_TEXT" in str(error) or "too large" in str(error):
         return "E_BOMB", "a text block of the file unpacks to more than a megabyte"
-    webp_cut = data[8:12] == b"WEBP" and int.from_bytes(data[4:8], "little") + 8 > len(data)
-    if webp_cut or isinstance(error, EOFError) or re.search("truncated|end of file|unexpected end|not enough", text, re.IGNORECASE):
+    if _is_cut_short(data):
         return "E_TRUNCATED", "the file ends before its picture is complete"
     return "E_DAMAGED", "its picture cannot be decoded"
+
+
+def _is_cut_short(data: bytes) -> bool:
+    """Whether the file lacks the end its format promises."""
+    match data[:2]:
+        case b"\xff\xd8":
+            return b"\xff\xd9" not in data[-1024:]
+        case b"\x89P":
+            return b"IEND" not in data[-1024:]
+        case b"GI":
+            return not data.rstrip(b"\0").endswith(b";")
+        case b"RI":
+            return int.from_bytes(data[4:8], "little") + 8 > len(data)
+        case b"BM":
+            return int.from_bytes(data[2:6], "little") > len(data)
+        case _:  # TIFF: where its first directory lies
+            return int.from_bytes(data[4:8], "little" if data[:2] == b"II" else "big") >= len(data)
+
+
+def _check_whole_tiff(tags: Mapping[int, Any], file_bytes: int) -> None:
+    """A TIFF lists where its strips or tiles lie; libtiff's own complaint about a missing one is only a number."""
+    for offsets, counts in ((273, 279), (324, 325)):
+        for start, count in zip(tags.get(offsets, ()), tags.get(counts, ()), strict=False):
+            if start + count > file_bytes:
+                raise Rejected("E_TRUNCATED", "the file ends before its picture is complete")
 
 
 def _orientation(image: Image.Image) -> tuple[Image.Transpose | None, bool]:
     """What turns the picture upright, and whether its metadata is unreadable: then it is taken as it lies."""
     try:
-        return _UPRIGHT.get(image.getexif().get(0x0112, 1)), False
+        exif = Image.Exif()  # parsed anew: Pillow has tried while opening, and kept silent about a failure
+        exif.load(image.info.get("exif", b""))
+        return _UPRIGHT.get(exif.get(0x0112) or image.getexif().get(0x0112, 1)), False
     except Exception:  # EXIF and XMP blocks break in every way there is; the pixels are not to blame
         return None, True
 
@@ -226,6 +258,8 @@ def _to_8_bit(image: ImageFile.ImageFile) -> tuple[Image.Image, str]:
         return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)), "from-16-bit"
     if mode in {"I", "F"}:
         return Image.fromarray(_stretch(np.asarray(image, np.float32))), "from-32-bit"
+    if mode == "LAB":
+        return _lab_transform().apply(image), "from-lab"
     if mode == "CMYK":
         return image.copy(), "from-cmyk"
     if mode == "L":
@@ -286,6 +320,12 @@ def _icc_transform(icc: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     if mode == "RGB" and "srgb" in (ImageCms.getProfileDescription(profile) or "").lower():
         return None
     return ImageCms.ImageCmsTransform(profile, ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")), mode, "RGB")
+
+
+@lru_cache(maxsize=1)
+def _lab_transform() -> ImageCms.ImageCmsTransform:
+    lab, srgb = (ImageCms.ImageCmsProfile(ImageCms.createProfile(space)) for space in ("LAB", "sRGB"))
+    return ImageCms.ImageCmsTransform(lab, srgb, "LAB", "RGB")
 
 
 _DCT = np.cos(np.pi / 64 * np.outer(np.arange(8), 2 * np.arange(32) + 1)).astype(np.float32)  # lowest 8 of 32 frequencies
