@@ -16,8 +16,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bowerbird.models.pretrained import families
+from bowerbird.models.pretrained.clip import clip_vocabulary
 
 Tensors = dict[str, Tensor]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads(path.read_text())
+    return config
 
 
 # Configs
@@ -25,14 +31,13 @@ Tensors = dict[str, Tensor]
 
 def write_tiny_families(root: Path) -> None:
     """The shipped config folders with the same structure at tiny widths."""
-    for name, family in families.FAMILIES.items():
+    for name in families.FAMILIES:
         for path in (families._HERE / name).rglob("*.json"):
-            config = json.loads(path.read_text())
+            config = read_json(path)
             shrink = _SHRINK.get(path.parent.name)
             target = root / name / path.relative_to(families._HERE / name)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(json.dumps(shrink(config) if shrink else config))
-        del family
 
 
 def _tiny_unet(config: dict[str, Any]) -> dict[str, Any]:
@@ -70,7 +75,9 @@ def networks(configs: Path, seed: int = 0) -> dict[str, nn.Module]:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-    config = lambda part: json.loads((configs / part / "config.json").read_text())  # noqa: E731
+    def config(part: str) -> dict[str, Any]:
+        return read_json(configs / part / "config.json")
+
     torch.manual_seed(seed)
     made: dict[str, nn.Module] = {"unet": UNet2DConditionModel.from_config(config("unet")), "vae": AutoencoderKL.from_config(config("vae"))}
     for part, cls in (("text_encoder", CLIPTextModel), ("text_encoder_2", CLIPTextModelWithProjection)):
@@ -209,7 +216,7 @@ def write_diffusers_folder(folder: Path, made: dict[str, nn.Module], configs: Pa
     for path in configs.rglob("*.json"):
         target = folder / path.relative_to(configs)
         target.parent.mkdir(parents=True, exist_ok=True)
-        config = json.loads(path.read_text())
+        config = read_json(path)
         if target.name == "config.json":
             config |= {"_diffusers_version": "0.6.0", "_name_or_path": "somebody/else"}
         if target.name == "model_index.json":
@@ -219,6 +226,11 @@ def write_diffusers_folder(folder: Path, made: dict[str, nn.Module], configs: Pa
                 for name in ("safety_checker", "feature_extractor", "requires_safety_checker"):
                     del config[name]
         target.write_text(json.dumps(config))
+    vocabulary, merges = clip_vocabulary()
+    for tokenizer in (path for path in folder.glob("tokenizer*")):
+        (tokenizer / "vocab.json").write_text(json.dumps(vocabulary))
+        (tokenizer / "merges.txt").write_text("#version: 0.2\n" + "\n".join(map(" ".join, merges)) + "\n")
+        (tokenizer / "tokenizer_config.json").write_text(json.dumps({**read_json(tokenizer / "tokenizer_config.json"), "model_max_length": 77}))
     for part, network in made.items():
         tensors = dict(network.state_dict())
         if part.startswith("text_encoder"):
@@ -229,3 +241,26 @@ def write_diffusers_folder(folder: Path, made: dict[str, nn.Module], configs: Pa
         stem = "model" if part.startswith("text_encoder") else "diffusion_pytorch_model"
         save_file({name: t.contiguous().clone() for name, t in tensors.items()}, folder / part / f"{stem}{half}.safetensors")
     return folder
+
+
+# LoRA files
+
+
+def lora_files(folder: Path, unet: nn.Module, rank: int = 4, alpha: float = 2.0, seed: int = 0) -> tuple[dict[str, Path], Tensors]:
+    """The same LoRA of the U-Net's attention in the three namings in use, and what it adds to each weight."""
+    generator = torch.Generator().manual_seed(seed)
+    ours = {name.removesuffix(".weight"): t for name, t in unet.state_dict().items() if ".attn" in name and name.endswith(("to_q.weight", "to_v.weight"))}
+    down = {name: torch.randn(rank, weight.shape[1], generator=generator) for name, weight in ours.items()}
+    up = {name: torch.randn(weight.shape[0], rank, generator=generator) for name, weight in ours.items()}
+    scale = alpha / rank
+    peft, diffusers, kohya = {}, {}, {}
+    for name in ours:
+        peft |= {f"unet.{name}.lora_A.weight": down[name], f"unet.{name}.lora_B.weight": up[name] * scale}
+        diffusers |= {f"unet.{name}.lora.down.weight": down[name], f"unet.{name}.lora.up.weight": up[name] * scale}
+        stem = f"lora_unet_{name.replace('.', '_')}"
+        kohya |= {f"{stem}.lora_down.weight": down[name], f"{stem}.lora_up.weight": up[name], f"{stem}.alpha": torch.tensor(alpha)}
+    paths = {}
+    for naming, tensors in (("peft", peft), ("diffusers", diffusers), ("kohya", kohya)):
+        paths[naming] = folder / f"{naming}.safetensors"
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, paths[naming])
+    return paths, {f"{name}.weight": scale * up[name] @ down[name] for name in ours}

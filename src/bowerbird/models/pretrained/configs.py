@@ -133,13 +133,14 @@ def read_scheduler_config(path: Path) -> dict[str, Any]:
         raise ModelError(f"{str(path)!r} asks for {str(name)[:80]!r}, which is not a scheduler Bowerbird knows; it is refused.")
     import diffusers
 
-    cls = getattr(diffusers, name)
-    arguments = class_arguments(cls, config, path)
+    classes = {kind: getattr(diffusers, kind) for _, kind in _SCHEDULER_CLASSES}
+    # what another scheduler than the named one needs is kept too: PNDM's config says `clip_sample: false` for DDIM's sake
+    settings = checked_arguments(config, {word for cls in classes.values() for word in inspect.signature(cls).parameters}, path)
     try:
-        cls(**arguments)
+        classes[name](**class_arguments(classes[name], settings, path))
     except Exception as error:  # diffusers raises many kinds for one cause: a value no scheduler can have
         raise ModelError(f"{str(path)!r} describes no scheduler: {str(error).splitlines()[0][:200]}. Use another copy.") from error
-    return {"_class_name": name, **arguments}
+    return {"_class_name": name, **settings}
 
 
 def _listed(value: Any) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -52,6 +53,7 @@ def watch(scheduler: Any, on_step: OnStep) -> None:
     """
     step, done, total = scheduler.step, 0, 0
 
+    @functools.wraps(step)  # the pipelines look at its signature to see whether it takes a generator
     def watched(output: Tensor, timestep: Tensor, *args: Any, **kwargs: Any) -> Any:
         nonlocal done, total
         result = step(output, timestep, *args, **kwargs)
