@@ -27,12 +27,19 @@ app = typer.Typer(
 )
 
 
+# Options of every command may stand anywhere on the line; `main` moves them to the front, where typer looks for them.
+_EVERYWHERE = {"--json": False, "--offline": False, "--yes": False, "--device": True, "--precision": True}  # name: takes a value
+
+
 @dataclass
 class Everywhere:
     """The options every command takes."""
 
     json: bool = False
     device: str | None = None
+    precision: str = "auto"
+    offline: bool = False
+    yes: bool = False
 
 
 @app.callback(help="Train image generators on your own pictures, and paint with them.")
@@ -40,8 +47,30 @@ def _everywhere(
     context: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON document on standard output")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the best there is by default")] = None,
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16")] = "auto",
+    offline: Annotated[bool, typer.Option("--offline", help="never download anything")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="answer yes to every question")] = False,
 ) -> None:
-    context.obj = Everywhere(as_json, device)
+    context.obj = Everywhere(as_json, device, precision, offline, yes)
+
+
+@app.command()
+def inspect(
+    context: typer.Context,
+    pictures: Annotated[Path, typer.Argument(help="a folder of pictures, or a .zip, .tar or .tgz of one")],
+    size: Annotated[int, typer.Option(help="side of the training pictures in pixels, to show what training would see")] = 64,
+    fit: Annotated[str, typer.Option(help="crop or pad")] = "crop",
+    out: Annotated[Path | None, typer.Option(help="folder for report.html and data.json")] = None,
+) -> None:
+    """Tell what lies in a folder: counts, sizes, captions, rejected files and why, and what training would see."""
+    from bowerbird.data.report import inspect as look_through
+
+    if fit not in ("crop", "pad"):
+        raise RequestError(f"--fit {fit!r} is not possible. Choose crop or pad.")
+    with _progress_bar() as on_progress:
+        inspection = look_through(pictures, size, "pad" if fit == "pad" else "crop", out, on_progress)
+    page = f"\nlook at {out / 'report.html'}" if out else ""
+    _print(context, inspection.to_json(), inspection.to_text() + page)
 
 
 @app.command()
@@ -78,41 +107,83 @@ def train(
 @app.command()
 def generate(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="a run, RUN@latest, a model folder or a diffusers folder")],
-    prompt: Annotated[str, typer.Argument(help="what to paint, for models that read text")] = "",
+    model: Annotated[str | None, typer.Argument(help="a run, RUN@latest, a model or diffusers folder, a checkpoint, a hub name")] = None,
+    prompt: Annotated[str | None, typer.Argument(help="what to paint, for models that read text")] = None,
+    negative: Annotated[str | None, typer.Option(help="what to avoid, for models that read text")] = None,
     label: Annotated[str | None, typer.Option(help="which class to paint")] = None,
-    count: Annotated[int, typer.Option(help="how many pictures")] = 1,
+    count: Annotated[int | None, typer.Option(help="how many pictures")] = None,
     seed: Annotated[int | None, typer.Option(help="picture i starts from seed + i")] = None,
     size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels")] = None,
     steps: Annotated[int | None, typer.Option(help="sampling steps: more is finer and slower")] = None,
     sampler: Annotated[str | None, typer.Option(help="ddpm, ddim, euler, heun or dpm++2m")] = None,
     guidance: Annotated[float | None, typer.Option(help="how strongly the condition steers; 1 means no guidance")] = None,
-    exact: Annotated[bool, typer.Option(help="paint one at a time: the same bytes whatever the count")] = False,
-    image_format: Annotated[str, typer.Option("--format", help="png, jpeg or webp")] = "png",
+    speed: Annotated[str | None, typer.Option(help="a named share of the usual steps")] = None,
+    lora: Annotated[list[str] | None, typer.Option(help="FILE or FILE:WEIGHT, may be repeated")] = None,
+    image: Annotated[Path | None, typer.Option(help="a picture to start from")] = None,
+    mask: Annotated[Path | None, typer.Option(help="white where the picture is painted anew")] = None,
+    outpaint: Annotated[str | None, typer.Option(help="sides to continue, such as left=128,right=64")] = None,
+    strength: Annotated[float | None, typer.Option(help="how far to move from the picture, 0 to 1")] = None,
+    again: Annotated[
+        Path | None, typer.Option("--from", help="repeat the request this picture was painted with; other options change it")
+    ] = None,
+    exact: Annotated[bool | None, typer.Option("--exact", help="paint one at a time: the same bytes whatever the count")] = None,
+    image_format: Annotated[str | None, typer.Option("--format", help="png, jpeg or webp")] = None,
+    family: Annotated[str | None, typer.Option(help="family of a Stable Diffusion checkpoint, where the guess is wrong")] = None,
+    prediction: Annotated[str | None, typer.Option(help="eps or v, where the guess is wrong")] = None,
     out: Annotated[Path, typer.Option(help="folder for the pictures")] = Path("pictures"),
 ) -> None:
     """Paint pictures."""
+    asked = {
+        "model": model,
+        "prompt": prompt,
+        "negative": negative,
+        "label": label,
+        "count": count,
+        "seed": seed,
+        "size": _read_size(size),
+        "steps": steps,
+        "sampler": sampler,
+        "guidance": guidance,
+        "speed": speed,
+        "loras": [_read_lora(each) for each in lora] if lora else None,
+        "image": image,
+        "mask": mask,
+        "outpaint": _read_sides(outpaint),
+        "strength": strength,
+        "exact": exact,
+        "format": image_format,
+    }
+    fields = _request_of(again) if again else {}
+    fields |= {name: value for name, value in asked.items() if value is not None}
+    if "model" not in fields:
+        raise RequestError("which model should paint? Give a run, a model folder, a checkpoint or a hub name, or --from PICTURE.")
+    _paint(context, fields, out, family, prediction)
+
+
+@app.command()
+def upscale(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="a model that enlarges, such as Stable Diffusion's x4 upscaler")],
+    pictures: Annotated[list[Path], typer.Argument(help="the pictures to enlarge")],
+    prompt: Annotated[str, typer.Option(help="what is in them, for models that read text")] = "",
+    seed: Annotated[int | None, typer.Option(help="the same seed gives the same details")] = None,
+    steps: Annotated[int | None, typer.Option(help="sampling steps: more is finer and slower")] = None,
+    out: Annotated[Path, typer.Option(help="folder for the pictures")] = Path("pictures"),
+) -> None:
+    """Enlarge pictures: the same request as generate, with an image."""
+    for picture in pictures:
+        _paint(context, {"model": model, "image": picture, "prompt": prompt, "seed": seed, "steps": steps}, out)
+
+
+def _paint(context: typer.Context, fields: dict[str, Any], out: Path, family: str | None = None, prediction: str | None = None) -> None:
     from bowerbird import device as devices
-    from bowerbird.generate import open_model
+    from bowerbird.generate import Opening, open_model
     from bowerbird.picture_metadata import SUFFIXES, save_picture
     from bowerbird.request import read_request
 
-    request = read_request(
-        {
-            "model": model,
-            "prompt": prompt,
-            "label": label,
-            "count": count,
-            "seed": seed,
-            "size": _read_size(size),
-            "steps": steps,
-            "sampler": sampler,
-            "guidance": guidance,
-            "exact": exact,
-            "format": image_format,
-        }
-    )
-    painter = open_model(model, devices.choose_device(context.obj.device))
+    request, options = read_request(fields), context.obj
+    opening = Opening(devices.dtype_of(options.precision), family, prediction, options.offline, _asker(options))
+    painter = open_model(request.model, devices.choose_device(options.device), opening)
     out.mkdir(parents=True, exist_ok=True)
     paths = []
     with _progress_bar() as on_progress:
@@ -121,6 +192,20 @@ def generate(
             save_picture(painted, path)
             paths.append(str(path))
     _print(context, {"pictures": paths}, "\n".join(paths))
+
+
+@app.command()
+def convert(
+    context: typer.Context,
+    old: Annotated[Path, typer.Argument(help="a .ckpt, .pt, .pth or .bin checkpoint")],
+    out: Annotated[Path, typer.Option(help="the .safetensors file to write")],
+) -> None:
+    """Rewrite an old checkpoint as safetensors; nothing in it is executed."""
+    from bowerbird.convert import convert as convert_file
+
+    done = convert_file(old, out)
+    left = f"; left out, because they are no tensors: {', '.join(done.left_out[:10])}" if done.left_out else ""
+    _print(context, dataclasses.asdict(done), f"{done.file}: {done.tensors:,} tensors, {done.bytes / 1e6:,.1f} MB{left}")
 
 
 @app.command()
@@ -142,7 +227,7 @@ def main() -> None:
     """Run a command; BowerbirdError becomes its sentence and its exit code."""
     warnings.showwarning = _show_warning
     try:
-        app(standalone_mode=False)
+        app(_everywhere_first(sys.argv[1:]), standalone_mode=False)
     except typer.Exit as error:
         sys.exit(error.exit_code)
     except typer.Abort:
@@ -153,6 +238,20 @@ def main() -> None:
         if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # a wrong option or argument, found by typer
             sys.exit(_say(error.format_message(), 2))
         raise
+
+
+def _everywhere_first(arguments: list[str]) -> list[str]:
+    """Move the options of every command to the front of the line."""
+    front, rest, words = [], [], iter(arguments)
+    for word in words:
+        name = word.partition("=")[0]
+        if name not in _EVERYWHERE:
+            rest.append(word)
+            continue
+        front.append(word)
+        if _EVERYWHERE[name] and "=" not in word:
+            front += [value for value in [next(words, None)] if value is not None]
+    return front + rest
 
 
 def _say(sentence: str, code: int) -> int:
@@ -178,6 +277,39 @@ def _read_size(size: str | None) -> tuple[int, int] | None:
     if not (width.isdigit() and height.isdigit()):
         raise RequestError(f"--size {size!r} is not WIDTHxHEIGHT, for example --size 512x512.")
     return int(width), int(height)
+
+
+def _read_lora(text: str) -> dict[str, Any]:
+    file, colon, weight = text.rpartition(":")
+    try:
+        return {"file": file, "weight": float(weight)} if colon else {"file": text}
+    except ValueError:  # the colon belongs to the path
+        return {"file": text}
+
+
+def _read_sides(text: str | None) -> dict[str, Any] | None:
+    if text is None:
+        return None
+    sides = {side: pixels for side, _, pixels in (each.partition("=") for each in text.split(","))}
+    if not all(pixels.isdigit() for pixels in sides.values()):
+        raise RequestError(f"--outpaint {text!r} is not a list of sides with pixels, for example --outpaint left=128,right=64.")
+    return {side: int(pixels) for side, pixels in sides.items()}
+
+
+def _request_of(picture: Path) -> dict[str, Any]:
+    from bowerbird.picture_metadata import read_metadata
+
+    metadata = read_metadata(picture)
+    if not metadata.fields:
+        raise RequestError(f"{str(picture)!r} does not say how it was painted. {metadata.note}".rstrip())
+    return dict(metadata.fields)
+
+
+def _asker(options: Everywhere) -> Any:
+    """The question before a download: answered by --yes, or by a person at a terminal; otherwise it is no."""
+    if options.yes:
+        return lambda download: True
+    return (lambda download: typer.confirm(f"download {download}?", err=True)) if sys.stdin.isatty() else None
 
 
 def _free_name(folder: Path, seed: int, suffix: str) -> Path:

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 
 import torch
 
-from bowerbird.errors import ResourceError
+from bowerbird.errors import ResourceError, did_you_mean
 
 
 def choose_device(name: str | None = None) -> torch.device:
@@ -31,6 +31,14 @@ def choose_precision(name: str, device: torch.device) -> str:
     if name != "auto":
         return name
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def dtype_of(precision: str) -> torch.dtype | None:
+    """The dtype a pretrained model is loaded in; None lets the device decide.  ResourceError for a word that is none."""
+    known = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if precision not in known:
+        raise ResourceError(f"there is no precision {precision!r}.{did_you_mean(precision, known)}")
+    return known[precision]
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:

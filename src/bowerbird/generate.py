@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +26,7 @@ from bowerbird.diffusion.samplers import SAMPLERS
 from bowerbird.diffusion.schedule import karras_grid, timestep_grid
 from bowerbird.errors import ModelError, RequestError, did_you_mean
 from bowerbird.model_folder import MANIFEST, Manifest, SamplingDefaults, open_model_folder, read_manifest
+from bowerbird.models import pretrained
 from bowerbird.models.condition import Condition, no_label
 from bowerbird.models.ddpm_folder import is_ddpm_folder, open_ddpm_folder
 from bowerbird.models.denoiser import Denoiser
@@ -49,8 +51,10 @@ def load(where: str | Path, device: str | None = None) -> Painter:
     return open_model(where, devices.choose_device(device))
 
 
-def open_model(where: str | Path, device: torch.device) -> Painter:
-    """A painter for a run, a model folder, a diffusers folder or a checkpoint; ModelError when it is none of them."""
+def open_model(where: str | Path, device: torch.device, opening: Opening | None = None) -> Painter:
+    """A painter for a run, a model folder, a diffusers folder, a checkpoint or a hub name; ModelError when it is none of them."""
+    if pretrained.can_open(where):
+        return pretrained.open_pretrained(where, device, **vars(opening or Opening()))
     folder = find_model_folder(where)
     if (folder / MANIFEST).is_file():
         model, manifest = open_model_folder(folder)
@@ -64,6 +68,17 @@ def open_model(where: str | Path, device: torch.device) -> Painter:
     raise ModelError(
         f"{str(where)!r} is neither a run, a model folder nor a diffusers folder. A model folder holds {MANIFEST} or a U-Net's config.json."
     )
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How a pretrained model is to be opened; our own models need none of it."""
+
+    dtype: torch.dtype | None = None  # None: what is safe and fast on the device
+    family: str | None = None  # instead of the recognised one
+    prediction: str | None = None  # "eps" or "v", instead of the guessed one
+    offline: bool = False  # never download
+    ask: pretrained.Ask | None = None  # called before a download, which happens only if it says yes
 
 
 def find_model_folder(where: str | Path) -> Path:

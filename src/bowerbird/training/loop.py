@@ -48,6 +48,7 @@ from bowerbird.training.snapshot import take_snapshot
 
 SAVE_SECONDS = 300  # an extra checkpoint when this long has passed; it moves no weight
 MAX_SNAPSHOTS = 40  # a small folder has short epochs; painting a grid after each ten of them would take most of the time
+FEW = 50  # pictures; below it none is held out either
 GIVE_UP_AFTER = 3  # updates in a row that were not finite
 
 
@@ -86,6 +87,7 @@ def train(
     with _locked(out), StopSignals() as stop:
         try:
             pictures = open_pictures(source, recipe.data.size, recipe.data.fit, recipe.data.held_out, recipe.data.seed, on_progress)
+            _advise(pictures)
             run = start_or_resume(out, recipe, pictures, device, disk, stop)
             if run is None:
                 tell(on_progress, Progress("finished", recipe.train.pictures, recipe.train.pictures, note=f"{out} is finished"))
@@ -94,6 +96,15 @@ def train(
         except StopRequested:
             raise Stopped(f"stopped before the first checkpoint; run the same command again to start {str(out)!r}.") from None
     return out
+
+
+def _advise(pictures: Pictures) -> None:
+    """A small folder is allowed; what to expect of it is said."""
+    if len(pictures.pixels) < FEW:
+        warnings.warn(
+            f"{len(pictures.pixels)} pictures are few: none is held out, and the model will learn them by heart. A few hundred are a start.",
+            stacklevel=2,
+        )
 
 
 def _run_to_the_end(run: Run, on_progress: OnProgress | None) -> None:

@@ -16,10 +16,19 @@ from bowerbird.models.pretrained.families import FAMILIES, Family, Prediction, R
 from bowerbird.models.pretrained.hub import Ask, download, is_hub_name
 from bowerbird.models.pretrained.loading import load_parts
 from bowerbird.models.pretrained.painter import PretrainedPainter
+from bowerbird.weights import read_header
 
-__all__ = ["FAMILIES", "Family", "PretrainedPainter", "Recognised", "open_pretrained", "recognise"]
+__all__ = ["FAMILIES", "Ask", "Family", "PretrainedPainter", "Recognised", "can_open", "open_pretrained", "recognise"]
 
 PREDICTIONS: dict[str, Prediction] = {"eps": "epsilon", "v": "v_prediction", "epsilon": "epsilon", "v_prediction": "v_prediction"}
+
+
+def can_open(where: Path | str) -> bool:
+    """Whether `where` is for `open_pretrained`: a member of the family, any single file, or a hub name that is no path here."""
+    path = Path(where)
+    if not path.exists():
+        return is_hub_name(str(where))
+    return path.is_file() or recognise(path) is not None
 
 
 def open_pretrained(
@@ -40,6 +49,8 @@ def open_pretrained(
     path = Path(where)
     if not path.exists() and is_hub_name(str(where)):
         path = download(str(where), ask, offline)
+    if path.is_file():
+        read_header(path)  # says what to do with a pickle or a damaged file
     found = recognise(path)
     if family is not None:
         found = Recognised(named_family(family), "family as asked", found.prediction if found else None)

@@ -89,6 +89,36 @@ def membrane(values: Pixels, known: NDArray[np.bool_], sweeps: int = 16) -> Pixe
     return filled.astype(np.float32)
 
 
+def tiles(size: Size, side: int, overlap: int) -> list[Box]:
+    """Boxes of at most `side`, neighbours overlapping by at least `overlap`, that cover a picture of `size`."""
+    return [(left, top, right, bottom) for top, bottom in _spans(size[1], side, overlap) for left, right in _spans(size[0], side, overlap)]
+
+
+def _spans(length: int, side: int, overlap: int) -> list[tuple[int, int]]:
+    if length <= side:
+        return [(0, length)]
+    count = math.ceil((length - overlap) / (side - overlap))
+    return [(start, start + side) for start in (round(i * (length - side) / (count - 1)) for i in range(count))]
+
+
+def blend(parts: list[Image.Image], boxes: list[Box], scale: int, overlap: int) -> Image.Image:
+    """The picture whose `boxes`, enlarged by `scale`, the parts are; each fades out over its `overlap`."""
+    width, height = (max(box[i] for box in boxes) * scale for i in (2, 3))
+    total, weights = np.zeros((height, width, 3), np.float32), np.zeros((height, width, 1), np.float32)
+    for part, box in zip(parts, boxes, strict=True):
+        left, top, right, bottom = (edge * scale for edge in box)
+        fade = np.minimum.outer(_ramp(bottom - top, overlap * scale), _ramp(right - left, overlap * scale))[..., None]
+        total[top:bottom, left:right] += fade * np.asarray(part.resize((right - left, bottom - top)), np.float32)
+        weights[top:bottom, left:right] += fade
+    return _picture(total / weights)
+
+
+def _ramp(length: int, overlap: int) -> NDArray[np.float32]:
+    """Rises from the ends of a part to 1 where its neighbours end."""
+    from_end = np.minimum(np.arange(length), np.arange(length)[::-1]) + 1
+    return np.minimum(from_end / (overlap + 1), 1).astype(np.float32)
+
+
 def border_step(picture: Image.Image, mask: Image.Image) -> float:
     """Mean absolute difference, 0..255, between neighbouring pixels across the mask's border."""
     pixels, inside = np.asarray(picture.convert("RGB"), np.float32), np.asarray(mask.convert("L")) >= 128

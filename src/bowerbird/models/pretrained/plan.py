@@ -1,0 +1,128 @@
+"""From a request to what one of diffusers' pipelines is asked: which task, at which size, with which pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image, ImageOps
+
+from bowerbird.errors import PictureFolderError
+from bowerbird.models.pretrained.canvas import Box, Size, cover, extend, join, region_to_repaint, working_size
+from bowerbird.request import PaintRequest
+
+Task = Literal["text", "image", "inpaint", "upscale"]
+
+UPSCALE = 4
+UPSCALE_NOISE_LEVEL = 20  # of 350: how much of the small picture's detail the x4 upscaler may replace; diffusers' default
+OPEN_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
+
+
+@dataclass(frozen=True)
+class Repaint:
+    """Where a repainted part belongs: `box` of the original, and there only where the mask is white."""
+
+    original: Image.Image
+    mask: Image.Image
+    box: Box
+
+    def put_back(self, painted: Image.Image) -> Image.Image:
+        part = painted.resize((self.box[2] - self.box[0], self.box[3] - self.box[1]), Image.Resampling.LANCZOS)
+        whole = self.original.copy()
+        whole.paste(join(self.original.crop(self.box), part, self.mask.crop(self.box)), self.box[:2])
+        return whole
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one request asks, the same for each of its pictures."""
+
+    task: Task
+    size: Size  # of what the network paints
+    arguments: dict[str, Any]
+    repaint: Repaint | None = None
+
+
+def plan(request: PaintRequest, kind: str, native: int) -> Work:
+    """The work for a resolved request.  `kind` is the family's: paint, inpaint or upscale; `native` its side in pixels."""
+    assert request.size is not None and request.steps is not None
+    words = {"prompt": request.prompt, "negative_prompt": request.negative}
+    always = {**words, "num_inference_steps": request.steps, "guidance_scale": request.guidance}
+    if kind == "upscale":
+        assert request.image is not None
+        picture = open_picture(request.image)
+        size = (picture.width * UPSCALE, picture.height * UPSCALE)
+        return Work("upscale", size, {**always, "image": picture, "noise_level": UPSCALE_NOISE_LEVEL})
+    always["strength"] = max(request.strength, 1 / request.steps)  # at least one step
+    if request.mask is not None or request.outpaint:
+        return _plan_repaint(request, native, always)
+    size = working_size(request.size, native)
+    start = cover(open_picture(request.image), size) if request.image is not None else None
+    if kind == "inpaint":  # its network always wants a picture and a mask: all of it is painted anew
+        if start is None:
+            start, always["strength"] = Image.new("RGB", size, "grey"), 1.0
+        return Work("inpaint", size, {**always, **_shape(size), "image": start, "mask_image": Image.new("L", size, 255)})
+    if start is not None:
+        return Work("image", size, {**always, "image": start})
+    del always["strength"]
+    return Work("text", size, {**always, **_shape(size)})
+
+
+def _plan_repaint(request: PaintRequest, native: int, always: dict[str, Any]) -> Work:
+    original, mask = canvas_of(request)
+    box = region_to_repaint(mask, native)
+    size = working_size((box[2] - box[0], box[3] - box[1]), native)
+    image = original.crop(box).resize(size, Image.Resampling.LANCZOS)
+    mask_image = mask.crop(box).resize(size, Image.Resampling.NEAREST)
+    arguments = {**always, **_shape(size), "image": image, "mask_image": mask_image}
+    return Work("inpaint", size, arguments, Repaint(original, mask, box))
+
+
+def canvas_of(request: PaintRequest) -> tuple[Image.Image, Image.Image]:
+    """The picture to repaint and the mask of what is painted anew, with new room on the sides that `outpaint` names."""
+    assert request.image is not None
+    picture = open_picture(request.image)
+    mask = Image.new("L", picture.size)
+    if request.mask is not None:
+        mask = open_mask(request.mask).resize(picture.size, Image.Resampling.NEAREST)
+    if not request.outpaint:
+        return picture, mask
+    canvas, new_room = extend(picture, **request.outpaint)
+    new_room.paste(mask, (request.outpaint.get("left", 0), request.outpaint.get("top", 0)))
+    return canvas, new_room
+
+
+def usual_size(request: PaintRequest, kind: str, native: int) -> Size:
+    """The size of the result when the request leaves it open: that of the picture it starts from, else the native one."""
+    if request.image is None:
+        return native, native
+    width, height = open_picture(request.image).size
+    if kind == "upscale":
+        return width * UPSCALE, height * UPSCALE
+    out = request.outpaint
+    return width + out.get("left", 0) + out.get("right", 0), height + out.get("top", 0) + out.get("bottom", 0)
+
+
+def _shape(size: Size) -> dict[str, int]:
+    return {"width": size[0], "height": size[1]}
+
+
+def open_picture(path: Path) -> Image.Image:
+    """A picture to start from, upright and RGB, transparent parts over white.  PictureFolderError when it cannot be read."""
+    return _opened(path, "RGB")
+
+
+def open_mask(path: Path) -> Image.Image:
+    return _opened(path, "L")
+
+
+def _opened(path: Path, mode: str) -> Image.Image:
+    try:
+        with Image.open(path, formats=OPEN_FORMATS) as file:
+            picture = ImageOps.exif_transpose(file)
+            if picture.has_transparency_data:
+                picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
+            return picture.convert(mode)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise PictureFolderError(f"{str(path)!r} cannot be read as a picture ({error}).") from error

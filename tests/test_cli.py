@@ -1,0 +1,114 @@
+"""The command line from outside: exit codes, one sentence for what a person can mend, JSON for machines."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from bowerbird import cli
+from bowerbird.recipe import write_recipe
+from tests.conftest import tiny_recipe
+
+
+@pytest.fixture
+def bowerbird(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    """bowerbird("generate", ...) -> (exit code, standard output, standard error), in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["bowerbird", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("recipe") / "tiny.toml"
+    file.write_text(write_recipe(tiny_recipe()))
+    return file
+
+
+def test_the_main_job(bowerbird, picture_folder: Path, recipe_file: Path, tmp_path: Path) -> None:
+    """A folder of pictures in, a run and pictures out; then info, and the same picture again from its own metadata."""
+    code, out, _ = bowerbird("train", picture_folder, "--recipe", recipe_file, "--out", "run", "--json")
+    assert (code, json.loads(out)) == (0, {"run": "run"})
+    code, out, _ = bowerbird("generate", "run", "--count", "2", "--seed", "5", "--json")
+    first, _second = (tmp_path / path for path in json.loads(out)["pictures"])
+    assert code == 0 and Image.open(first).size == (16, 16)
+    code, out, _ = bowerbird("info", first, "--json")
+    assert json.loads(out)["fields"]["seed"] == 5
+    code, out, _ = bowerbird("generate", "--from", first, "--out", "again", "--json")
+    (again,) = (tmp_path / path for path in json.loads(out)["pictures"])
+    assert Image.open(again).tobytes() == Image.open(first).tobytes()
+    code, out, _ = bowerbird("info", "run", "--json")
+    assert json.loads(out)["training"]["pictures_seen"] == 96
+    code, _, err = bowerbird("train", picture_folder, "--recipe", recipe_file, "--out", "run")
+    assert code == 0 and "finished" in err
+
+
+def test_nothing_of_the_users_is_overwritten(bowerbird, picture_folder: Path, recipe_file: Path) -> None:
+    bowerbird("train", picture_folder, "--recipe", recipe_file, "--out", "run")
+    names = [bowerbird("generate", "run", "--seed", "5", "--json")[1] for _ in range(2)]
+    assert names[0] != names[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "nowhere"], "nowhere"),
+        (["train", "EMPTY"], "EMPTY"),
+        (["train", "EMPTY", "--recipe", "pixl-64"], "pixel-64"),
+        (["train", "EMPTY", "--set", "train.learnrate=1"], "lr"),
+        (["generate", "nowhere"], "no model at"),
+        (["generate", "EMPTY"], "neither a run"),
+        (["generate", "old.ckpt"], "bowerbird convert"),
+        (["generate"], "which model"),
+        (["generate", "EMPTY", "--size", "big"], "WIDTHxHEIGHT"),
+        (["generate", "EMPTY", "--count", "0"], "count"),
+        (["generate", "EMPTY", "--colour", "red"], "--colour"),
+        (["generate", "EMPTY", "--device", "abacus"], "abacus"),
+        (["paint"], "paint"),
+        (["inspect", "nowhere"], "nowhere"),
+        (["inspect", "EMPTY", "--fit", "squeeze"], "crop or pad"),
+        (["recipes", "pixl-64"], "pixel-64"),
+        (["info", "nowhere"], "no model at"),
+        (["convert", "nowhere.ckpt", "--out", "x.safetensors"], "nowhere.ckpt"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(bowerbird, tmp_path: Path, arguments: list[str], words: str) -> None:
+    (tmp_path / "EMPTY").mkdir()
+    (tmp_path / "old.ckpt").write_bytes(b"\x80\x02.")
+    code, out, err = bowerbird(*arguments)
+    sentences = [line for line in err.splitlines() if line and not line.startswith(("read ", "list "))]
+    assert code == 2 and words in err and not out
+    assert len(sentences) == 1 and "Traceback" not in err
+
+
+def test_three_pictures_are_allowed_with_advice(bowerbird, picture_folder: Path, recipe_file: Path, tmp_path: Path) -> None:
+    few = tmp_path / "few"
+    few.mkdir()
+    for file in sorted(picture_folder.rglob("*.png"))[:3]:
+        (few / file.name).write_bytes(file.read_bytes())
+    code, _, err = bowerbird("train", few, "--recipe", recipe_file, "--out", "run")
+    assert code == 0 and "3 pictures" in err
+
+
+def test_recipes_are_listed_and_shown(bowerbird) -> None:
+    code, out, _ = bowerbird("recipes")
+    assert code == 0 and "pixel-64-ddpm" in out
+    assert "[train]" in bowerbird("recipes", "pixel-64")[1]
+
+
+def test_options_of_every_command_may_stand_anywhere() -> None:
+    assert cli._everywhere_first(["info", "x", "--json", "--device", "cpu", "--seed", "3"]) == ["--json", "--device", "cpu", "info", "x", "--seed", "3"]
