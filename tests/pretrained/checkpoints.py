@@ -230,7 +230,9 @@ def write_diffusers_folder(folder: Path, made: dict[str, nn.Module], configs: Pa
     for tokenizer in (path for path in folder.glob("tokenizer*")):
         (tokenizer / "vocab.json").write_text(json.dumps(vocabulary))
         (tokenizer / "merges.txt").write_text("#version: 0.2\n" + "\n".join(map(" ".join, merges)) + "\n")
-        (tokenizer / "tokenizer_config.json").write_text(json.dumps({**read_json(tokenizer / "tokenizer_config.json"), "model_max_length": 77}))
+        (tokenizer / "tokenizer_config.json").write_text(
+            json.dumps({**read_json(tokenizer / "tokenizer_config.json"), "model_max_length": 77})
+        )
     for part, network in made.items():
         tensors = dict(network.state_dict())
         if part.startswith("text_encoder"):
@@ -249,7 +251,11 @@ def write_diffusers_folder(folder: Path, made: dict[str, nn.Module], configs: Pa
 def lora_files(folder: Path, unet: nn.Module, rank: int = 4, alpha: float = 2.0, seed: int = 0) -> tuple[dict[str, Path], Tensors]:
     """The same LoRA of the U-Net's attention in the three namings in use, and what it adds to each weight."""
     generator = torch.Generator().manual_seed(seed)
-    ours = {name.removesuffix(".weight"): t for name, t in unet.state_dict().items() if ".attn" in name and name.endswith(("to_q.weight", "to_v.weight"))}
+    ours = {
+        name.removesuffix(".weight"): t
+        for name, t in unet.state_dict().items()
+        if ".attn" in name and name.endswith(("to_q.weight", "to_v.weight"))
+    }
     down = {name: torch.randn(rank, weight.shape[1], generator=generator) for name, weight in ours.items()}
     up = {name: torch.randn(weight.shape[0], rank, generator=generator) for name, weight in ours.items()}
     scale = alpha / rank

@@ -13,9 +13,9 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 from safetensors.torch import save_file
-from tests.pretrained import checkpoints
 
 from bowerbird.models.pretrained import PretrainedPainter, families, open_pretrained
+from tests.pretrained import checkpoints
 
 CPU = torch.device("cpu")
 
@@ -82,11 +82,10 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("pictures")
     for name, size in (("small", (64, 64)), ("large", (120, 72))):
         picture = Image.radial_gradient("L").resize(size)
-        Image.merge("RGB", (picture, picture.transpose(Image.Transpose.ROTATE_90).resize(size), Image.linear_gradient("L").resize(size))).save(
-            folder / f"{name}.png"
-        )
+        Image.merge(
+            "RGB", (picture, picture.transpose(Image.Transpose.ROTATE_90).resize(size), Image.linear_gradient("L").resize(size))
+        ).save(folder / f"{name}.png")
         mask = Image.new("L", size)
         ImageDraw.Draw(mask).ellipse((size[0] // 4, size[1] // 4, size[0] // 2, size[1] * 3 // 4), fill=255)
         mask.save(folder / f"{name}-mask.png")
     return {path.stem: path for path in folder.iterdir()}
-

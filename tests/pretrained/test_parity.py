@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.pretrained import checkpoints
 
 from bowerbird.models.pretrained import PretrainedPainter, open_pretrained
-from bowerbird.models.pretrained.painter import open_mask, open_picture
+from bowerbird.models.pretrained.plan import open_mask, open_picture
 from bowerbird.models.pretrained.samplers import SAMPLERS
 from bowerbird.request import Lora, PaintRequest
+from tests.pretrained import checkpoints
 
 WORDS = {"prompt": "a photo of a cat", "negative": "blurry, dark"}
 SEED = 11
@@ -49,7 +49,12 @@ def ours(painter: PretrainedPainter, **fields: Any) -> Image.Image:
 
 def theirs(pipeline: Any, **arguments: Any) -> Image.Image:
     generator = torch.Generator().manual_seed(SEED)
-    common: dict[str, Any] = {"prompt": WORDS["prompt"], "negative_prompt": WORDS["negative"], "num_inference_steps": 4, "guidance_scale": 5.0}
+    common: dict[str, Any] = {
+        "prompt": WORDS["prompt"],
+        "negative_prompt": WORDS["negative"],
+        "num_inference_steps": 4,
+        "guidance_scale": 5.0,
+    }
     if "image" not in arguments:
         common |= {"width": 64, "height": 64}
     return pipeline(**{**common, **arguments}, generator=generator).images[0]  # type: ignore[no-any-return]
@@ -89,9 +94,11 @@ INPAINT = [
 
 @pytest.mark.parametrize("strength", [0.6, 1.0])
 @pytest.mark.parametrize(("name", "cls"), INPAINT)
-def test_inpainting(tiny: Any, plain: Any, pictures: dict[str, Path], monkeypatch: pytest.MonkeyPatch, name: str, cls: str, strength: float):
+def test_inpainting(
+    tiny: Any, plain: Any, pictures: dict[str, Path], monkeypatch: pytest.MonkeyPatch, name: str, cls: str, strength: float
+):
     """With inpainting networks and with ordinary ones, before the repainted part is joined to the rest (that is ours alone)."""
-    monkeypatch.setattr("bowerbird.models.pretrained.painter.join", lambda _original, painted, _mask: painted)
+    monkeypatch.setattr("bowerbird.models.pretrained.plan.join", lambda _original, painted, _mask: painted)
     image, mask = open_picture(pictures["small"]), open_mask(pictures["small-mask"])
     expected = theirs(plain(name, cls, "ddim"), image=image, mask_image=mask, strength=strength, width=64, height=64)
     fields = {"image": pictures["small"], "mask": pictures["small-mask"], "strength": strength}

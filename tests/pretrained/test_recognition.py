@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from tests.pretrained import checkpoints
 
 from bowerbird.errors import ModelError
 from bowerbird.models.pretrained import families, open_pretrained, recognise
 from bowerbird.models.pretrained.families import FAMILIES, recognise_keys
 from bowerbird.models.pretrained.loading import ask_network
+from tests.pretrained import checkpoints
 
 SHIPPED = Path(families.__file__).parent / "families"
 CPU = torch.device("cpu")

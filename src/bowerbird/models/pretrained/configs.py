@@ -104,7 +104,7 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 def options_of(index: Mapping[str, Any]) -> dict[str, bool]:
     """The index's entries that are arguments of a pipeline, not parts."""
-    return {name: value for name, value in index.items() if name in _OPTIONS - {"requires_safety_checker"}}
+    return {name: index[name] for name in ("force_zeros_for_empty_prompt",) if name in index}
 
 
 def class_arguments(cls: Any, config: Mapping[str, Any], path: Path) -> dict[str, Any]:

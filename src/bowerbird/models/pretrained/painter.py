@@ -125,7 +125,7 @@ class PretrainedPainter:
         assert request.seed is not None
         generator = torch.Generator().manual_seed(request.seed + number)
         if work.task == "text":
-            work.arguments["latents"] = self._noise(work.size, generator)
+            work = work.asking(latents=self._noise(work.size, generator))
         if work.task == "upscale" and max(work.size) > TILE * UPSCALE:
             return self._upscale_in_tiles(request, work, generator, number, on_progress)
         return self._run(request, work, generator, number, request.count, on_progress)
@@ -135,12 +135,12 @@ class PretrainedPainter:
     ) -> Image.Image:
         """Overlapping parts, each small enough to be seen whole, that start from one field of noise and are faded into each other."""
         picture: Image.Image = work.arguments["image"]
-        noise, boxes, done = self._noise(work.size, generator), tiles(picture.size, TILE, OVERLAP), []
+        noise, boxes = self._noise(work.size, generator), tiles(picture.size, TILE, OVERLAP)
+        done: list[Image.Image] = []
         for left, top, right, bottom in boxes:
-            part = {"image": picture.crop((left, top, right, bottom)), "latents": noise[..., top:bottom, left:right]}
-            part_work = Work("upscale", ((right - left) * UPSCALE, (bottom - top) * UPSCALE), {**work.arguments, **part})
+            part = work.asking(image=picture.crop((left, top, right, bottom)), latents=noise[..., top:bottom, left:right])
             nth = number * len(boxes) + len(done)
-            done.append(self._run(request, part_work, generator, nth, request.count * len(boxes), on_progress))
+            done.append(self._run(request, part, generator, nth, request.count * len(boxes), on_progress))
         return blend(done, boxes, UPSCALE, OVERLAP)
 
     def _run(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,6 +42,10 @@ class Work:
     size: Size  # of what the network paints
     arguments: dict[str, Any]
     repaint: Repaint | None = None
+
+    def asking(self, **arguments: Any) -> Work:
+        """The same with further arguments for the pipeline."""
+        return replace(self, arguments={**self.arguments, **arguments})
 
 
 def plan(request: PaintRequest, kind: str, native: int) -> Work:

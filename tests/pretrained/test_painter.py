@@ -1,0 +1,316 @@
+"""The request around the pipelines: seeds, sizes, masks, borders, LoRA, cancel.  Laws, on tiny random networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bowerbird.errors import ModelError, PictureFolderError, RequestError
+from bowerbird.models.pretrained import PretrainedPainter, open_pretrained, painter
+from bowerbird.models.pretrained.canvas import border_step, extend
+from bowerbird.picture_metadata import read_metadata, save_picture
+from bowerbird.progress import Cancelled, Progress
+from bowerbird.request import Lora, Painted, PaintRequest
+from tests.pretrained import checkpoints
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def sd15(tiny: Any) -> PretrainedPainter:
+    found: PretrainedPainter = tiny("sd15").painter
+    return found
+
+
+def request(**fields: Any) -> PaintRequest:
+    return PaintRequest.model_validate({"model": "m", "prompt": "a bird", "seed": 5, "steps": 3, **fields})
+
+
+def paint(model: PretrainedPainter, on_progress: Any = None, **fields: Any) -> list[Painted]:
+    return list(model.paint(request(**fields), on_progress))
+
+
+def pixels(picture: Image.Image) -> np.ndarray[Any, Any]:
+    return np.asarray(picture, int)
+
+
+# Seeds and words
+
+
+def test_a_picture_does_not_depend_on_how_many_are_painted(sd15: PretrainedPainter):
+    """Picture i starts from seed + i, alone or among others."""
+    three = paint(sd15, count=3)
+    assert [one.seed for one in three] == [5, 6, 7]
+    alone = paint(sd15, seed=6)[0]
+    assert alone.picture.tobytes() == three[1].picture.tobytes() != three[0].picture.tobytes()
+
+
+def test_painting_the_resolved_request_again_gives_the_same_bytes(sd15: PretrainedPainter, tmp_path: Path):
+    """Through the file: what the metadata holds is enough."""
+    (first,) = paint(sd15, seed=None, negative="fog", guidance=4.0)
+    save_picture(first, tmp_path / "picture.png")
+    again = PaintRequest(**read_metadata(tmp_path / "picture.png").fields)
+    (second,) = sd15.paint(again)
+    assert second.picture.tobytes() == first.picture.tobytes()
+
+
+def test_prompt_and_negative_prompt_steer(sd15: PretrainedPainter):
+    base = paint(sd15)[0].picture.tobytes()
+    assert paint(sd15, prompt="a boat")[0].picture.tobytes() != base
+    assert paint(sd15, negative="a boat")[0].picture.tobytes() != base
+
+
+def test_without_guidance_the_network_is_called_once_a_step(sd15: PretrainedPainter):
+    sizes = []
+    hook = sd15.unet.register_forward_pre_hook(lambda _module, arguments: sizes.append(len(arguments[0])))
+    paint(sd15, guidance=1.0)
+    paint(sd15, guidance=3.0)
+    hook.remove()
+    assert sizes == [1, 1, 1, 2, 2, 2]
+
+
+def test_the_model_is_read_once(tiny: Any, monkeypatch: pytest.MonkeyPatch, pictures: dict[str, Path]):
+    """A second picture, or another task, never touches the disk for weights."""
+    model = open_pretrained(tiny("sd15").folder, CPU)
+    monkeypatch.setattr("bowerbird.weights.load", lambda _path: pytest.fail("the model was read again"))
+    paint(model)
+    unet = next(model.unet.parameters()).data_ptr()
+    paint(model, image=pictures["small"], mask=pictures["small-mask"])
+    assert next(model.unet.parameters()).data_ptr() == unet
+
+
+def test_what_cannot_be_is_refused_with_the_nearest(sd15: PretrainedPainter, tiny: Any):
+    for fields, words in [
+        ({"sampler": "dpm2m"}, r"Did you mean 'dpm\+\+2m'"),
+        ({"speed": "fsat"}, "Did you mean 'fast'"),
+        ({"label": "bird"}, "'label'"),
+        ({"styles": ["ink"]}, "'styles'"),
+    ]:
+        with pytest.raises(RequestError, match=words):
+            paint(sd15, **fields)
+    with pytest.raises(RequestError, match="give it an image"):
+        paint(tiny("x4").painter)
+    with pytest.raises(PictureFolderError, match="cannot be read"):
+        paint(sd15, image="missing.png")
+
+
+def test_speeds_change_the_number_of_steps(sd15: PretrainedPainter):
+    assert [sd15.resolve(request(steps=None, speed=speed)).steps for speed in ("fast", "normal", "fine")] == [12, 25, 50]
+
+
+def test_models_distilled_to_few_steps_keep_their_sampler(tiny: Any, tmp_path: Path):
+    configs = tmp_path / "configs"
+    for scheduler, sampler in (("LCMScheduler", "lcm"), ("EulerAncestralDiscreteScheduler", "euler-ancestral")):
+        folder = checkpoints.write_diffusers_folder(tmp_path / sampler, tiny("sd15").networks, tiny("sd15").configs)
+        path = folder / "scheduler" / "scheduler_config.json"
+        path.write_text(path.read_text().replace("PNDMScheduler", scheduler).replace("leading", "trailing"))
+        model = open_pretrained(folder, CPU)
+        (painted,) = paint(model, steps=None)
+        assert (painted.settings.sampler, painted.settings.steps, painted.settings.guidance) == (sampler, 4, 1.0)
+    assert not configs.exists()
+
+
+# Progress
+
+
+@pytest.mark.parametrize("sampler", painter.SAMPLERS)
+def test_progress_counts_every_step_and_shows_the_picture(sd15: PretrainedPainter, sampler: str):
+    events: list[Progress] = []
+    previews = []
+
+    def listen(event: Progress) -> None:
+        events.append(event)
+        assert event.preview is not None
+        previews.append(event.preview())
+
+    paint(sd15, listen, count=2, sampler=sampler)
+    assert [event.done for event in events] == list(range(1, events[-1].total + 1))
+    assert all(preview.size == (64, 64) for preview in previews)
+
+
+def test_progress_of_image_to_image_counts_the_steps_it_takes(sd15: PretrainedPainter, pictures: dict[str, Path]):
+    """Strength 0.5 enters the schedule half way."""
+    totals = []
+    paint(sd15, lambda event: totals.append((event.done, event.total)), image=pictures["small"], strength=0.5, steps=10)
+    assert totals == [(i, 5) for i in range(1, 6)]
+
+
+def test_a_preview_of_the_last_step_looks_like_the_picture(sd15: PretrainedPainter):
+    """The estimate of the clean picture has converged by then; previews are coarse, so only the colours are compared."""
+    last: list[Image.Image] = []
+    (painted,) = paint(sd15, lambda event: last.append(event.preview()) if event.done == event.total else None, steps=8, sampler="ddim")
+    means = [pixels(picture).reshape(8, 8, 8, 8, 3).mean((1, 3)) for picture in (last[0], painted.picture)]
+    assert np.abs(means[0] - means[1]).mean() < 0.25 * means[1].std()
+
+
+def test_cancel_takes_effect_at_the_next_step(sd15: PretrainedPainter):
+    seen = []
+    with pytest.raises(Cancelled):
+        paint(sd15, lambda event: seen.append(event.done) or event.done < 2)  # type: ignore[func-returns-value]
+    assert seen == [1, 2]
+    assert paint(sd15)[0].picture.tobytes() == paint(sd15)[0].picture.tobytes()  # and leaves the model fit for use
+
+
+def test_a_prompt_beyond_the_text_encoder_is_said(sd15: PretrainedPainter):
+    notes = []
+    paint(sd15, lambda event: notes.append(event.note), prompt="bird " * 100)
+    assert "102 tokens" in notes[0]
+
+
+# Sizes
+
+
+@pytest.mark.parametrize("size", [(64, 64), (96, 48), (71, 53), (400, 100), (16, 16)])
+def test_every_size_is_honoured(sd15: PretrainedPainter, size: tuple[int, int]):
+    assert paint(sd15, size=size, steps=1)[0].picture.size == size
+
+
+def test_a_picture_to_vary_gives_its_size(sd15: PretrainedPainter, pictures: dict[str, Path]):
+    assert paint(sd15, image=pictures["large"])[0].picture.size == (120, 72)
+
+
+def test_strength_says_how_far_to_move(sd15: PretrainedPainter, pictures: dict[str, Path]):
+    """The autoencoder alone changes a random-weight picture, so distances are from what it makes of the original."""
+    near, middle, far = (
+        pixels(paint(sd15, image=pictures["small"], strength=strength, steps=20, sampler="ddim")[0].picture) for strength in (0, 0.4, 0.9)
+    )
+    assert 0 < np.abs(middle - near).mean() < np.abs(far - near).mean()
+
+
+# Repainting
+
+
+@pytest.mark.parametrize("name", ["sd15", "sd15-inpaint", "sdxl"])
+@pytest.mark.parametrize("which", ["small", "large"])
+def test_what_is_not_masked_keeps_its_pixels(tiny: Any, pictures: dict[str, Path], name: str, which: str):
+    (painted,) = paint(tiny(name).painter, image=pictures[which], mask=pictures[f"{which}-mask"])
+    with Image.open(pictures[which]) as original, Image.open(pictures[f"{which}-mask"]) as mask:
+        kept = np.asarray(mask) < 128
+        before, after = pixels(original.convert("RGB")), pixels(painted.picture)
+    assert (before[kept] == after[kept]).all()
+    assert np.abs(before - after)[~kept].mean() > 2
+    assert painted.settings.strength == 1.0
+
+
+def test_a_small_part_of_a_large_picture_is_painted_at_full_size(tiny: Any, tmp_path: Path):
+    """The network sees the masked part with its surroundings, not the whole photo scaled down."""
+    Image.radial_gradient("L").resize((640, 480)).convert("RGB").save(tmp_path / "photo.png")
+    mask = Image.new("L", (640, 480))
+    mask.paste(255, (500, 100, 520, 130))
+    mask.save(tmp_path / "mask.png")
+    work = painter.plan(request(image=tmp_path / "photo.png", mask=tmp_path / "mask.png", size=(640, 480)), "paint", 64)
+    assert work.size == (64, 64) and work.repaint is not None
+    left, top, right, bottom = work.repaint.box
+    assert (right - left, bottom - top) == (64, 64) and left <= 500 and right >= 520 and top <= 100 and bottom >= 130
+
+
+@pytest.mark.parametrize("sides", [{"left": 24}, {"right": 16, "bottom": 32}, {"left": 16, "top": 16, "right": 16, "bottom": 16}])
+def test_outpainting_has_no_seam(tiny: Any, pictures: dict[str, Path], sides: dict[str, int]):
+    """The step across the border is no larger than between neighbours inside the painted part; the old pixels stay."""
+    (painted,) = paint(tiny("sd15").painter, image=pictures["small"], outpaint=sides)
+    with Image.open(pictures["small"]) as file:
+        picture = file.convert("RGB")
+    _, mask = extend(picture, **sides)
+    assert painted.picture.size == mask.size
+    new = np.asarray(mask) >= 128
+    assert (pixels(painted.picture)[~new].reshape(-1) == pixels(picture).reshape(-1)).all()
+    inside = np.abs(np.diff(pixels(painted.picture), axis=1))[new[:, 1:] & new[:, :-1]].mean()
+    assert border_step(painted.picture, mask) < 1.5 * inside
+
+
+# The upscaler
+
+
+def test_upscaling_is_four_times_the_size(tiny: Any, pictures: dict[str, Path]):
+    (painted,) = paint(tiny("x4").painter, image=pictures["large"])
+    assert painted.picture.size == (480, 288)
+
+
+def test_a_large_picture_is_upscaled_in_parts(tiny: Any, pictures: dict[str, Path], monkeypatch: pytest.MonkeyPatch):
+    """Every step of every part is counted, and no part's border shows."""
+    monkeypatch.setattr(painter, "TILE", 64)
+    monkeypatch.setattr(painter, "OVERLAP", 16)
+    seen = []
+    (painted,) = paint(tiny("x4").painter, lambda event: seen.append((event.done, event.total)), image=pictures["large"])
+    assert painted.picture.size == (480, 288)
+    assert [done for done, _ in seen] == list(range(1, 19)) and {total for _, total in seen} == {18}  # 3 x 2 parts of 3 steps
+    values = pixels(painted.picture)
+    steps = np.abs(np.diff(values, axis=1)).mean((0, 2))
+    edges = [edge for edge in (4 * 28, 4 * 56, 4 * 64, 4 * 92)]
+    assert steps[[edge - 1 for edge in edges]].mean() < 1.3 * np.median(steps)
+
+
+# LoRA
+
+
+def test_a_lora_adds_its_product_to_the_weights(tiny: Any, tmp_path: Path):
+    """W + weight * alpha / rank * up @ down (Hu et al. 2021, "LoRA"), in each of the three namings."""
+    model = tiny("sd15")
+    files, added = checkpoints.lora_files(tmp_path, model.networks["unet"])
+    merged = open_pretrained(model.file, CPU)
+    with torch.no_grad():
+        for name, delta in added.items():
+            merged.unet.get_parameter(name).add_(0.5 * delta)
+    expected = pixels(paint(merged)[0].picture)
+    for file in files.values():
+        (painted,) = paint(model.painter, loras=[Lora(file=file, weight=0.5)])
+        assert np.abs(pixels(painted.picture) - expected).max() <= 1
+        assert np.abs(expected - pixels(paint(model.painter)[0].picture)).mean() > 1  # it acts, and it goes again
+
+
+def test_a_lora_leaves_no_trace(sd15: PretrainedPainter, tiny: Any, tmp_path: Path):
+    files, _ = checkpoints.lora_files(tmp_path, tiny("sd15").networks["unet"])
+    before = paint(sd15)[0].picture.tobytes()
+    changed = paint(sd15, loras=[Lora(file=files["kohya"])])[0].picture.tobytes()
+    assert changed != before
+    assert paint(sd15, loras=[Lora(file=files["kohya"], weight=0)])[0].picture.tobytes() == before
+    assert paint(sd15)[0].picture.tobytes() == before
+
+
+def test_two_loras_act_together(sd15: PretrainedPainter, tiny: Any, tmp_path: Path):
+    """Twice the same LoRA at half weight is once at full weight."""
+    files, _ = checkpoints.lora_files(tmp_path, tiny("sd15").networks["unet"])
+    once = paint(sd15, loras=[Lora(file=files["peft"])])[0].picture
+    twice = paint(sd15, loras=[Lora(file=files["peft"], weight=0.5), Lora(file=files["kohya"], weight=0.5)])[0].picture
+    assert np.abs(pixels(once) - pixels(twice)).max() <= 1
+
+
+def test_files_that_are_no_lora_are_refused_and_change_nothing(sd15: PretrainedPainter, tiny: Any, tmp_path: Path):
+    before = paint(sd15)[0].picture.tobytes()
+    wide = {"unet.x.lora_A.weight": torch.zeros(2000, 3000), "unet.x.lora_B.weight": torch.zeros(3000, 2000)}
+    checkpoints.save_file(wide, tmp_path / "wide.safetensors")
+    foreign, _ = checkpoints.lora_files(tmp_path, tiny("sdxl").networks["unet"])
+    (tmp_path / "old.pt").write_bytes(b"\x80\x02.")
+    for file, words in [
+        (tiny("sd15").file, "no LoRA weights"),
+        (tmp_path / "wide.safetensors", "rank 2000"),
+        (tmp_path / "old.pt", "pickle"),
+        (tmp_path / "missing.safetensors", "cannot read"),
+        (foreign["peft"], "does not fit Stable Diffusion 1.x"),
+    ]:
+        with pytest.raises(RequestError, match=words):
+            paint(sd15, loras=[Lora(file=file)])
+    assert paint(sd15)[0].picture.tobytes() == before
+
+
+# What is said of the model
+
+
+def test_describe_says_what_it_is_and_why(tiny: Any):
+    told = tiny("sdxl").painter.describe()
+    assert told["family"] == "sdxl" and "two text encoders" in told["ground"]
+    assert told["parameters"].keys() == {"unet", "vae", "text_encoder", "text_encoder_2"}
+    assert told["size"] == [64, 64] and told["precision"] == "float32" and "GiB" in told["needs"]
+
+
+def test_values_that_are_no_numbers_are_said(tiny: Any):
+    model = open_pretrained(tiny("sd15").file, CPU)
+    with torch.no_grad():
+        model.vae.decoder.conv_out.bias.fill_(float("nan"))
+    with pytest.raises(ModelError, match="not numbers"):
+        paint(model)
