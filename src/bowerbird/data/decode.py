@@ -110,14 +110,17 @@ class Rejected(Exception):  # noqa: N818 - a verdict
         self.code, self.reason = code, reason
 
 
-def examine(data: bytes, suffix: str, size: int, fit: Fit) -> tuple[Examined, NDArray[np.uint8] | None]:
-    """The verdict on a file's bytes and, when they hold a picture, its (size, size, 3) sRGB square, 0..255.  Never raises."""
+def examine(data: bytes, suffix: str, size: int, fit: Fit, lenient: bool = False) -> tuple[Examined, NDArray[np.uint8] | None]:
+    """The verdict on a file's bytes and, when they hold a picture, its (size, size, 3) sRGB square, 0..255.  Never raises.
+
+    `lenient` lets through what is cut short, tiny or a ribbon: a report shows people what was rejected.
+    """
     found = Examined(sha256=hashlib.sha256(data).hexdigest())
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return _decode(data, suffix, size, fit, found)
+            return _decode(data, suffix, size, fit, lenient, found)
     except Rejected as verdict:
         return found._replace(code=verdict.code, reason=verdict.reason), None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -131,20 +134,20 @@ def examine(data: bytes, suffix: str, size: int, fit: Fit) -> tuple[Examined, ND
         return found._replace(code=code, reason=reason), None
 
 
-def _decode(data: bytes, suffix: str, size: int, fit: Fit, found: Examined) -> tuple[Examined, NDArray[np.uint8]]:
+def _decode(data: bytes, suffix: str, size: int, fit: Fit, lenient: bool, found: Examined) -> tuple[Examined, NDArray[np.uint8]]:
     changes = []
+    ImageFile.LOAD_TRUNCATED_IMAGES = lenient
     format_ = sniff(data)
     if suffix.lower() not in EXTENSIONS[format_] | {""}:
         changes.append("wrong-extension")
 
-    if format_ == "JPEG" and data.endswith(bytes(64)) and data.find(b"\xff\xd9", data.rfind(b"\xff\xda")) < 0:
-        raise Rejected("E_TRUNCATED", "it ends in zeros instead of its picture, like a copy that was cut short")  # libjpeg shows them grey
-
     image = Image.open(io.BytesIO(data), formats=[format_])
     width, height = image.size
-    _check_limits(width, height, len(data))
     tags = getattr(image, "tag_v2", {})  # only TIFF has them
-    _check_whole_tiff(tags, len(data))
+    _check_size(width, height, len(data))
+    if not lenient:
+        _check_shape(width, height)
+        _check_whole(data, tags)
     turned = tags.get(0x0112) in _UPRIGHT  # Pillow turns a TIFF upright while loading it
     changes += ["first-frame"] * bool(getattr(image, "is_animated", False))
 
@@ -184,10 +187,13 @@ def sniff(data: bytes) -> str:
     raise Rejected("E_FORMAT", "this is no picture; JPEG, PNG, WebP, GIF, BMP and TIFF are read")
 
 
-def _check_limits(width: int, height: int, file_bytes: int) -> None:
+def _check_size(width: int, height: int, file_bytes: int) -> None:
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE_PX:
         limits = f"at most {MAX_PIXELS // 10**6} megapixels and {MAX_SIDE_PX} px a side"
         raise _too_big(f"{width} x {height} px; {limits}", width * height, file_bytes)
+
+
+def _check_shape(width: int, height: int) -> None:
     if min(width, height) < MIN_SIDE_PX:
         raise Rejected("E_TOO_SMALL", f"{width} x {height} px; at least {MIN_SIDE_PX} px a side")
     if max(width, height) > MAX_ASPECT * min(width, height):
@@ -225,11 +231,13 @@ def _is_cut_short(data: bytes) -> bool:
             return int.from_bytes(data[4:8], "little" if data[:2] == b"II" else "big") >= len(data)
 
 
-def _check_whole_tiff(tags: Mapping[int, Any], file_bytes: int) -> None:
-    """A TIFF lists where its strips or tiles lie; libtiff's own complaint about a missing one is only a number."""
-    for offsets, counts in ((273, 279), (324, 325)):
-        for start, count in zip(tags.get(offsets, ()), tags.get(counts, ()), strict=False):
-            if start + count > file_bytes:
+def _check_whole(data: bytes, tiff_tags: Mapping[int, Any]) -> None:
+    """Two ways of being cut short that the decoders do not tell: libjpeg shows zeros grey, libtiff's complaint is only a number."""
+    if data[:2] == b"\xff\xd8" and data.endswith(bytes(64)) and data.find(b"\xff\xd9", data.rfind(b"\xff\xda")) < 0:
+        raise Rejected("E_TRUNCATED", "it ends in zeros instead of its picture, like a copy that was cut short")
+    for offsets, counts in ((273, 279), (324, 325)):  # where a TIFF's strips and tiles lie
+        for start, count in zip(tiff_tags.get(offsets, ()), tiff_tags.get(counts, ()), strict=False):
+            if start + count > len(data):
                 raise Rejected("E_TRUNCATED", "the file ends before its picture is complete")
 
 
@@ -399,7 +407,7 @@ def _start_clock() -> None:
 
 def main() -> None:
     """Serve jobs: each line [path, signature, slot] on standard input gets one line, its Examined, on standard output."""
-    root, pack, size, fit = json.loads(sys.argv[1])
+    root, pack, size, fit, lenient = json.loads(sys.argv[1])
     replies = os.fdopen(os.dup(1), "w", encoding="ascii")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # a C library that prints must not speak into the protocol
     _bound_this_process()
@@ -408,7 +416,7 @@ def main() -> None:
             path, expected, slot = json.loads(line)
             _start_clock()
             try:
-                found, pixels = examine(read(f"{root}/{path}", tuple(expected)), PurePath(path).suffix, size, fit)
+                found, pixels = examine(read(f"{root}/{path}", tuple(expected)), PurePath(path).suffix, size, fit, lenient)
             except Rejected as verdict:
                 found, pixels = Examined(code=verdict.code, reason=verdict.reason), None
             if pixels is not None:

@@ -49,12 +49,16 @@ _FLAT_CONTRAST = 2.0  # standard deviation of grey values below which a picture 
 class FileState:
     """The one state a file ended in."""
 
-    name: str  # printable, below the source
+    path: str  # below the source
     state: State
     code: str = ""
     reason: str = ""
     changes: tuple[str, ...] = ()
-    same_as: str = ""
+    same_as: str = ""  # a path
+
+    @property
+    def name(self) -> str:
+        return printable(self.path)
 
 
 @dataclass(frozen=True)
@@ -76,8 +80,9 @@ class Pictures:
     examined: tuple[Examined, ...]  # of each picture
     groups: NDArray[np.int64]  # (n,): near-duplicates share a number
     report: dict[str, Any]  # for data.json
-    _root: Path = field(repr=False)
-    _seen: tuple[tuple[str, Signature], ...] = field(repr=False)  # of each picture, when it was read
+    root: Path  # the folder read; of an archive, the one it was unpacked to
+    paths: tuple[str, ...]  # of the pictures, below the root
+    seen: dict[str, Signature] = field(repr=False)  # every file's, by path, when the folder was listed
 
     def report_json(self) -> bytes:
         """`report` as the bytes of data.json."""
@@ -85,10 +90,10 @@ class Pictures:
 
     def verify_unchanged(self, indices: Iterable[int] | None = None) -> None:
         """PictureFolderError names the first picture (of `indices`, or of all) that vanished or changed since it was read."""
-        for index in range(len(self._seen)) if indices is None else indices:
-            path, seen = self._seen[index]
+        for index in range(len(self.paths)) if indices is None else indices:
+            path = self.paths[index]
             try:
-                fate = "" if signature(os.lstat(self._root / path)) == seen else "changed"
+                fate = "" if signature(os.lstat(self.root / path)) == self.seen[path] else "changed"
             except OSError:
                 fate = "vanished"
             if fate:
@@ -155,8 +160,9 @@ def read_pictures(
         examined=examined,
         groups=groups,
         report={},
-        _root=root,
-        _seen=tuple((path, listing.files[path]) for path in accepted),
+        root=root,
+        paths=tuple(accepted),
+        seen=listing.files,
     )
     pictures.report.update(summarize(pictures, printable(source.resolve().name), size, fit, how, said))
     return pictures
@@ -307,17 +313,16 @@ def _states(
 ) -> Iterator[FileState]:
     first = {found[path].sha256: path for path in accepted}
     for path, verdict in sorted([*found.items(), *listing.odd.items(), *((path, Examined()) for path in described)], key=_by_bytes):
-        name = printable(path)
         if path in described:
-            yield FileState(name, "description")
+            yield FileState(path, "description")
         elif verdict.code:
-            yield FileState(name, "rejected", verdict.code, verdict.reason)
+            yield FileState(path, "rejected", verdict.code, verdict.reason)
         elif first[verdict.sha256] != path:
-            yield FileState(name, "duplicate", same_as=printable(first[verdict.sha256]))
+            yield FileState(path, "duplicate", same_as=first[verdict.sha256])
         else:
             side = min(verdict.width, verdict.height) if fit == "crop" else max(verdict.width, verdict.height)
             changes = (*verdict.changes.split(), *(["enlarged"] if side < size else []))
-            yield FileState(name, "changed" if changes else "accepted", changes=changes)
+            yield FileState(path, "changed" if changes else "accepted", changes=changes)
 
 
 def _fingerprint(contents: Sequence[str], size: int, fit: Fit) -> str:

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
 from bowerbird.data.decode import Fit
-from bowerbird.data.pictures import Pictures, read_pictures
-from bowerbird.progress import OnProgress
+from bowerbird.data.pictures import FileState, Pictures, read_pictures
+from bowerbird.data.summary import looks, near_groups
+from bowerbird.data.workers import DecodePool, Job
+from bowerbird.progress import OnProgress, Progress, tell
+
+_TEMPLATES = Path(__file__).parents[1] / "templates"
+_PREVIEW_PX = 128
+_SHOWN = 96  # thumbnails in the large sheet
+_SHOWN_OF_A_KIND = 24  # and in each small one
+_LISTED = 500  # names in a list of the page; data.json has all
+_SHOWABLE = {"E_TRUNCATED", "E_DAMAGED", "E_TOO_SMALL", "E_RIBBON"}  # rejected, and yet there may be something to see
 
 
 @dataclass(frozen=True)
@@ -24,29 +41,145 @@ class Inspection:
     def to_text(self) -> str:
         """The account in a screenful of words."""
         report = self.pictures.report
-        counts = report["counts"]
+        counts, captions, labels, sizes = report["counts"], report["captions"], report["labels"], report["sizes"]
         lines = [
-            f"{report['source']}: {report['pictures']:,} pictures from {report['files']:,} files",
-            f"  {counts['accepted']:,} as they are, {counts['changed']:,} changed, {counts['duplicate']:,} duplicates, "
-            f"{counts['rejected']:,} rejected, {counts['description']:,} descriptions",
+            f"{report['source']}: {report['pictures']:,} pictures in {report['files']:,} files",
+            "  files     " + ", ".join(f"{count:,} {state}" for state, count in counts.items() if count),
+            "  changed   " + _enumerate(report["changes"]),
+            "  rejected  " + _enumerate(report["rejections"]),
+            *(f"            {file['name']}: {file['code']}, {file['reason']}" for file in report["rejected"][:10]),
+            *([f"            and {len(report['rejected']) - 10:,} more"] if len(report["rejected"]) > 10 else []),
+            "  formats   " + _enumerate(report["formats"]),
         ]
-        lines += [f"  changed: {count:,} {change}" for change, count in report["changes"].items()]
-        lines += [f"  rejected: {count:,} {code}" for code, count in report["rejections"].items()]
-        lines += [f"    {file['name']}: {file['reason']}" for file in report["rejected"][:20]]
-        return "\n".join(lines)
+        if sizes:
+            side = sizes["shorter_side"]
+            lines.append(
+                f"  size      shorter side {side[0]} to {side[4]} px, typically {side[2]}; width/height typically {sizes['aspect'][2]}"
+            )
+        lines += [
+            f"  captions  {captions['pictures']:,} pictures, {captions['distinct']:,} distinct captions",
+            "  labels    " + _enumerate(dict(sorted(labels.items(), key=lambda item: -item[1])[:12])),
+            "  looks     " + _enumerate({look: len(names) for look, names in report["looks"].items() if names}),
+            f"  near-duplicates  {sum(map(len, report['near_duplicates'])):,} pictures in {len(report['near_duplicates']):,} groups",
+            f"  split     {report['split']['train']:,} to train on, {report['split']['held']:,} held out ({report['split']['how']})",
+            *(f"  ! {words}" for words in [*captions["problems"], *report["advice"]]),
+        ]
+        return "\n".join(line for line in lines if not line.endswith("  "))
 
     def write_html(self, out: Path) -> Path:
-        """Write report.html and data.json into `out`; returns the page."""
+        """Write report.html, one page with everything in it, and data.json into `out`; returns the page."""
+        import jinja2
+
+        environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+        page = environment.get_template("pictures.html").render(
+            report=self.pictures.report, listed=_LISTED, longest=_longest_label(self.pictures.report), **_figures(self.pictures)
+        )
         out.mkdir(parents=True, exist_ok=True)
         (out / "data.json").write_bytes(self.pictures.report_json())
-        page = out / "report.html"
-        page.write_text("<!doctype html><title>pictures</title>", encoding="utf-8")
-        return page
+        (out / "report.html").write_text(page, encoding="utf-8")
+        return out / "report.html"
 
 
-def inspect(source: Path, size: int, fit: Fit = "crop", out: Path | None = None, on_progress: OnProgress | None = None) -> Inspection:
-    """Look a folder through as training would, and with `out` write report.html and data.json there."""
-    inspection = Inspection(read_pictures(source, size, fit, 0.1, 0, on_progress))
+def inspect(
+    source: Path,
+    size: int,
+    fit: Fit = "crop",
+    out: Path | None = None,
+    on_progress: OnProgress | None = None,
+    *,
+    workers: int | None = None,
+) -> Inspection:
+    """Look a folder or archive through as training would, and with `out` write report.html and data.json there."""
+    inspection = Inspection(read_pictures(source, size, fit, 0.1, 0, on_progress, workers=workers))
     if out is not None:
+        tell(on_progress, Progress("report", 0, 1))
         inspection.write_html(out)
     return inspection
+
+
+# ------------------------------------------------------------------------------------------------ what the page shows
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A thumbnail, or none, and the words below it."""
+
+    image: str  # a data: URI, '' when there is nothing to see
+    name: str
+    words: str = ""
+
+
+def _figures(pictures: Pictures) -> dict[str, Any]:
+    """Sheets of thumbnails by the names the template uses."""
+    rejected = [file for file in pictures.files if file.state == "rejected"]
+    shown = sorted(rejected, key=lambda file: file.code not in _SHOWABLE)[:_SHOWN_OF_A_KIND]
+    losing = _losing_most(pictures)
+    whole = _previews(pictures, [file.path for file in shown if file.code in _SHOWABLE] + [pictures.paths[row] for row in losing])
+    return {
+        "sample": _from_rows(pictures, np.unique(np.linspace(0, len(pictures.names) - 1, _SHOWN).astype(int)) if pictures.names else []),
+        "held": _from_rows(pictures, pictures.held[:_SHOWN_OF_A_KIND]),
+        "crops": [(_crop_shown(whole[pictures.paths[row]], pictures, row), _thumbnail(pictures.pixels[row])) for row in losing],
+        "odd_looks": {look: _from_rows(pictures, rows[:_SHOWN_OF_A_KIND]) for look, rows in looks(pictures.examined).items() if rows},
+        "near": [_from_rows(pictures, group[:6]) for group in near_groups(pictures.groups)[:12]],
+        "rejected": [_rejected_figure(file, whole) for file in shown],
+    }
+
+
+def _from_rows(pictures: Pictures, rows: Sequence[int] | NDArray[np.int64]) -> list[Figure]:
+    return [Figure(_thumbnail(pictures.pixels[row]), pictures.names[row], pictures.captions[row]) for row in rows]
+
+
+def _rejected_figure(file: FileState, whole: dict[str, NDArray[np.uint8]]) -> Figure:
+    return Figure(_thumbnail(whole[file.path]) if file.path in whole else "", file.name, f"{file.code}: {file.reason}")
+
+
+def _losing_most(pictures: Pictures) -> list[int]:
+    """Rows of the pictures that the crop cuts most, if it cuts any by a fifth."""
+    if pictures.report["fit"] != "crop":
+        return []
+    kept = [min(one.width, one.height) / max(one.width, one.height) for one in pictures.examined]
+    return [row for row in sorted(range(len(kept)), key=kept.__getitem__)[:12] if kept[row] < 0.8]
+
+
+def _previews(pictures: Pictures, paths: Sequence[str]) -> dict[str, NDArray[np.uint8]]:
+    """Whole pictures on white, (128, 128, 3), of as many of `paths` as can be seen at all; decoded as safely as for training."""
+    seen: dict[str, NDArray[np.uint8]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        pack = Path(folder) / "previews.u8"
+        pack.touch()
+        jobs = [Job(path, pictures.seen[path], slot) for slot, path in enumerate(paths)]
+        with DecodePool(pictures.root, pack, _PREVIEW_PX, "pad", 1, lenient=True) as pool:
+            for job, verdict in pool.run(jobs):
+                if not verdict.code:
+                    shape = (_PREVIEW_PX, _PREVIEW_PX, 3)
+                    seen[job.path] = np.fromfile(pack, np.uint8, count=_PREVIEW_PX**2 * 3, offset=job.slot * _PREVIEW_PX**2 * 3).reshape(
+                        shape
+                    )
+    return seen
+
+
+def _crop_shown(preview: NDArray[np.uint8], pictures: Pictures, row: int) -> str:
+    """The whole picture with a frame around what training sees."""
+    image = Image.fromarray(preview)
+    one = pictures.examined[row]
+    half = _PREVIEW_PX * min(one.width, one.height) / max(one.width, one.height) / 2
+    middle = _PREVIEW_PX / 2
+    ImageDraw.Draw(image).rectangle((middle - half, middle - half, middle + half - 1, middle + half - 1), outline=(230, 0, 90), width=2)
+    return _thumbnail(np.asarray(image))
+
+
+def _thumbnail(pixels: NDArray[np.uint8]) -> str:
+    """A picture as a data: URI, at most 128 px."""
+    image = Image.fromarray(np.asarray(pixels))
+    image.thumbnail((_PREVIEW_PX, _PREVIEW_PX))
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=90)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _enumerate(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items())
+
+
+def _longest_label(report: dict[str, Any]) -> int:
+    return max(report["labels"].values(), default=1)

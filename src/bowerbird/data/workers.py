@@ -73,10 +73,10 @@ class _Child:
 
 
 class DecodePool:
-    """`workers` children that decode files below `root` into rows of `pack`, a file that exists."""
+    """`workers` children that decode files below `root` into rows of `pack`, a file that exists; `lenient` as in `decode.examine`."""
 
-    def __init__(self, root: Path, pack: Path, size: int, fit: Fit, workers: int) -> None:
-        self._settings = json.dumps([str(root), str(pack), size, fit])
+    def __init__(self, root: Path, pack: Path, size: int, fit: Fit, workers: int, lenient: bool = False) -> None:
+        self._settings = json.dumps([str(root), str(pack), size, fit, lenient])
         self._answers: queue.SimpleQueue[tuple[_Child, str]] = queue.SimpleQueue()
         self._workers = workers
         self._children: set[_Child] = set()
