@@ -26,8 +26,9 @@ GOLDEN = (5**0.5 - 1) / 2
 
 @dataclass(frozen=True)
 class Batch:
-    """pictures: which ones; x0, eps: (B, C, H, W) float32, x0 in -1..1; sigma: (B,) float32."""
+    """first: number of the first sample; pictures: which ones; x0, eps: (B, C, H, W) float32, x0 in -1..1; sigma: (B,) float32."""
 
+    first: int
     pictures: NDArray[np.int64]
     x0: Tensor
     eps: Tensor
@@ -46,6 +47,7 @@ def draw_batch(pictures: Pictures, recipe: Recipe, levels: NoiseLevels, start: i
     pixels = pictures.pixels[chosen]
     x0 = to_x0(flip(pixels, seed, samples) if recipe.data.flip else pixels)
     return Batch(
+        first=start,
         pictures=chosen,
         x0=x0.to(device),
         eps=torch.from_numpy(draws.normal(seed, "noise", samples, tuple(x0.shape[1:]))).to(device),

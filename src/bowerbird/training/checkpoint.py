@@ -33,6 +33,7 @@ class TrainState:
     optimizers: list[torch.optim.Optimizer]
     seen: int = 0
     step: int = 0
+    looked: int = 0  # pictures seen at the last snapshot
     skipped: int = 0  # updates skipped in a row because a value was not finite
     seconds: float = 0.0  # spent training, over all sessions
     best: Best = field(default_factory=Best)
@@ -48,6 +49,7 @@ def save_checkpoint(disk: Disk, target: Path, state: TrainState, surroundings: d
         "written_by": f"bowerbird {__version__}",
         "seen": state.seen,
         "step": state.step,
+        "looked": state.looked,
         "skipped": state.skipped,
         "seconds": state.seconds,
         "best": state.best.model_dump(mode="json"),
@@ -66,7 +68,7 @@ def load_checkpoint(checkpoint: Path, state: TrainState) -> None:
     weights.load_into(state.model, weights.load(checkpoint / "weights.safetensors"), str(checkpoint))
     weights.load_into(state.ema.model, weights.load(checkpoint / "ema.safetensors"), str(checkpoint))
     load_optimizer_tensors(state.optimizers, weights.load(checkpoint / "optimizer.safetensors"))
-    state.seen, state.step, state.skipped = manifest["seen"], manifest["step"], manifest["skipped"]
+    state.seen, state.step, state.looked, state.skipped = (manifest[key] for key in ("seen", "step", "looked", "skipped"))
     state.seconds, state.best = manifest["seconds"], Best.model_validate(manifest["best"])
 
 

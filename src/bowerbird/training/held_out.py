@@ -20,6 +20,7 @@ from bowerbird.diffusion.prediction import add_noise
 from bowerbird.models.denoiser import Denoiser
 from bowerbird.recipe import Recipe
 from bowerbird.training.batches import label_condition, levels_of, to_x0
+from bowerbird.training.world import World
 
 LEVELS = 8
 LOOK_AT = 256  # pictures; more would cost more than they tell
@@ -45,18 +46,21 @@ class Look:
 
 
 @torch.inference_mode()
-def look(model: Denoiser, pictures: Pictures, recipe: Recipe, first: tuple[float, ...], check: Callable[[], None]) -> Look | None:
-    """Score the model on the held-out pictures; None when none are held out.  `check` may raise to stop."""
+def look(
+    model: Denoiser, pictures: Pictures, recipe: Recipe, first: tuple[float, ...], check: Callable[[], None], world: World
+) -> Look | None:
+    """Score the model on the held-out pictures, shared between processes; None when none are held out.  `check` may raise to stop."""
     if not len(pictures.held):
         return None
     levels = levels_of(recipe, model)
     sigmas = levels((torch.arange(LEVELS, dtype=torch.float64) + 0.5) / LEVELS).float()
     held = pictures.held[np.linspace(0, len(pictures.held) - 1, min(LOOK_AT, len(pictures.held))).astype(np.int64)]
-    losses = np.empty((len(held), LEVELS))
-    for start in range(0, len(held), BATCH):
+    first_row, last_row = world.share(0, len(held))
+    losses = np.empty((last_row - first_row, LEVELS))
+    for start in range(first_row, last_row, BATCH):
         check()
-        rows = slice(start, start + BATCH)
-        chosen = held[rows]
+        rows = slice(start - first_row, min(start + BATCH, last_row) - first_row)
+        chosen = held[first_row:last_row][rows]
         x0 = to_x0(pictures.pixels[chosen])
         eps = torch.from_numpy(draws.normal(recipe.data.seed, "held-out noise", np.arange(start, start + len(x0)), tuple(x0.shape[1:])))
         x0, eps = x0.to(model.device), eps.to(model.device)
@@ -65,6 +69,7 @@ def look(model: Denoiser, pictures: Pictures, recipe: Recipe, first: tuple[float
         for level, sigma in enumerate(sigmas):
             noise = sigma.expand(len(x0)).to(model.device)
             losses[rows, level] = (model(add_noise(x0, eps, noise), noise, cond) - x0).square().flatten(1).mean(1).cpu()
+    losses = world.joined(losses, first_row, len(held))
     unit = np.array(first) if first else losses.mean(0)
     scores = (losses / unit).mean(1)
     return Look(float(scores.mean()), scores, losses.mean(0))

@@ -9,22 +9,24 @@ import math
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import filelock
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from bowerbird import device as devices
 from bowerbird.data.pictures import Pictures, open_pictures
 from bowerbird.diffusion.loss import WEIGHTINGS, denoising_loss, normalised
 from bowerbird.diffusion.prediction import add_noise
 from bowerbird.diffusion.schedule import NoiseLevels
-from bowerbird.draws import generator
-from bowerbird.errors import ModelError, RunError, Stopped
+from bowerbird.draws import generator, picture_indices
+from bowerbird.errors import ModelError, PictureFolderError, RunError, Stopped
 from bowerbird.models.build import build_denoiser
 from bowerbird.progress import Cancelled, OnProgress, Progress, tell
 from bowerbird.recipe import FREE_FIELDS, Recipe, check_recipe, differing_fields, write_recipe
@@ -45,6 +47,7 @@ from bowerbird.training.record import Record
 from bowerbird.training.report import write_tensorboard
 from bowerbird.training.signals import StopRequested, StopSignals
 from bowerbird.training.snapshot import take_snapshot
+from bowerbird.training.world import World, join_world
 
 SAVE_SECONDS = 300  # an extra checkpoint when this long has passed; it moves no weight
 MAX_SNAPSHOTS = 40  # a small folder has short epochs; painting a grid after each ten of them would take most of the time
@@ -66,7 +69,19 @@ class Run:
     disk: Disk
     record: Record
     stop: StopSignals
+    world: World
     surroundings: dict[str, Any]
+
+    @cached_property
+    def parallel(self) -> nn.Module:
+        """The model, with gradients that add up over all processes; made when all are there, because making it is a meeting."""
+        one = self.world.size == 1
+        return self.state.model if one else DistributedDataParallel(self.state.model, broadcast_buffers=False)
+
+    def check(self) -> None:
+        """Raise StopRequested inside a piece of work that may be dropped.  Many processes stop together, between updates."""
+        if self.world.size == 1:
+            self.stop.check()
 
 
 def train(
@@ -84,11 +99,12 @@ def train(
     """
     device, disk = device or devices.choose_device(), disk or Disk()
     out.mkdir(parents=True, exist_ok=True)
-    with _locked(out), StopSignals() as stop:
+    with join_world(device) as world, _locked(out, world), StopSignals() as stop:
         try:
-            pictures = open_pictures(source, recipe.data.size, recipe.data.fit, recipe.data.held_out, recipe.data.seed, on_progress)
-            _advise(pictures)
-            run = start_or_resume(out, recipe, pictures, device, disk, stop)
+            with world.leader_first():  # it fills the cache of decoded pictures for all
+                pictures = open_pictures(source, recipe.data.size, recipe.data.fit, recipe.data.held_out, recipe.data.seed, on_progress)
+            with world.leader_first():
+                run = start_or_resume(out, recipe, pictures, device, disk, stop, world)
             if run is None:
                 tell(on_progress, Progress("finished", recipe.train.pictures, recipe.train.pictures, note=f"{out} is finished"))
                 return out
@@ -102,7 +118,7 @@ def _advise(pictures: Pictures) -> None:
     """A small folder is allowed; what to expect of it is said."""
     if len(pictures.pixels) < FEW:
         warnings.warn(
-            f"{len(pictures.pixels)} pictures are few: none is held out, and the model will learn them by heart. A few hundred are a start.",
+            f"{len(pictures.pixels)} pictures are few: none is held out, and the model may learn them by heart. A few hundred are a start.",
             stacklevel=2,
         )
 
@@ -112,51 +128,70 @@ def _run_to_the_end(run: Run, on_progress: OnProgress | None) -> None:
     weight = normalised(WEIGHTINGS[run.recipe.diffusion.weighting], run.levels, state.model.spec.sigma_data)
     try:
         while state.seen < settings.pictures:
+            if run.world.agree(run.stop.requested):
+                raise StopRequested
+            if _crossed(state.looked, state.seen, snapshot_every(run)):
+                take_snapshot(run)
             started, before = time.monotonic(), state.seen
-            batch = draw_batch(run.pictures, run.recipe, run.levels, before, min(before + settings.batch, settings.pictures), run.device)
+            share = run.world.share(before, before + settings.batch)
+            batch = draw_batch(run.pictures, run.recipe, run.levels, *share, run.device)
+            run.pictures.verify_unchanged(batch.pictures)
             loss = train_step(run, batch, weight)
             state.seconds += time.monotonic() - started
-            tell(on_progress, Progress("train", state.seen, settings.pictures, loss))
-
-            if _crossed(before, state.seen, snapshot_every(run)) and state.seen < settings.pictures:
-                take_snapshot(run)
             if before < decay_start(settings) <= state.seen:
                 _checkpoint(run, before_decay=True)
             elif _crossed(before, state.seen, settings.save_every) or time.monotonic() - saved_at > SAVE_SECONDS:
                 _checkpoint(run)
                 saved_at = time.monotonic()
+            _report(run, on_progress, loss)
         take_snapshot(run)
         _checkpoint(run, finished=True)
-        write_tensorboard(run.record, run.out / "tensorboard")
-    except (StopRequested, Cancelled):
-        if read_run_state(run.out).checkpoint is None or _newest_seen(run) < state.seen:
+        if run.world.leads:
+            write_tensorboard(run.record, run.out / "tensorboard")
+    except (StopRequested, PictureFolderError) as reason:
+        if _seen(read_run_state(run.out).checkpoint or "0") < state.seen:
             _checkpoint(run)
+        if isinstance(reason, PictureFolderError):
+            raise
         raise Stopped(f"stopped at {state.seen:,} of {settings.pictures:,} pictures; run the same command again to go on.") from None
+
+
+def _report(run: Run, on_progress: OnProgress | None, loss: float) -> None:
+    """Tell the listener; one who cancels is a signal like any other."""
+    if run.world.leads:
+        try:
+            tell(on_progress, Progress("train", min(run.state.seen, run.recipe.train.pictures), run.recipe.train.pictures, loss))
+        except Cancelled:
+            run.stop.requested = True
 
 
 def train_step(run: Run, batch: Batch, weight: Any) -> float:
     """One update: gradients of the whole batch, checked, then applied to weights and average.  Returns the mean loss.
 
-    A signal is answered before the update or not at all, so a dropped step leaves no trace.
+    `batch` is this process's share; gradients and loss are those of the whole, on every process.  A signal is
+    answered before the update or not at all, so a dropped step leaves no trace.
     """
     state, settings = run.state, run.recipe.train
     state.model.train()
     loss = torch.zeros((), device=run.device)
-    for start in range(0, len(batch), settings.micro_batch or len(batch)):
-        rows = slice(start, start + (settings.micro_batch or len(batch)))
-        run.stop.check()
-        _seed_dropout(run.recipe.data.seed, state.seen + start)
-        part = _losses(run, batch, rows, weight).sum() / len(batch)
-        part.backward()  # type: ignore[no-untyped-call]
+    size = settings.micro_batch or len(batch)
+    for start in range(0, len(batch), size):
+        run.check()
+        _seed_dropout(run.recipe.data.seed, batch.first + start)
+        with _synchronised(run, last=start + size >= len(batch)):
+            part = _losses(run, batch, slice(start, start + size), weight).sum() / settings.batch
+            # DistributedDataParallel divides gradients by the number of processes
+            (part * run.world.size).backward()  # type: ignore[no-untyped-call]
         loss += part.detach()
+    loss = run.world.total(loss)
     grad_norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), settings.clip)
-    run.stop.check()
+    run.check()
 
     lr = learning_rate(settings, state.seen)
+    names = _names(run, state.seen)
     state.step += 1
-    state.seen += len(batch)
+    state.seen += settings.batch
     finite = bool(torch.isfinite(loss) & torch.isfinite(grad_norm))
-    names = [run.pictures.names[i] for i in batch.pictures]
     if finite:
         set_learning_rate(state.optimizers, lr)
         for optimizer in state.optimizers:
@@ -166,7 +201,8 @@ def train_step(run: Run, batch: Batch, weight: Any) -> float:
     else:
         state.skipped += 1
     state.model.zero_grad()
-    run.record.append(seen=state.seen, loss=float(loss), grad_norm=float(grad_norm), lr=lr, **({} if finite else {"skipped": names}))
+    if run.world.leads:
+        run.record.append(seen=state.seen, loss=float(loss), grad_norm=float(grad_norm), lr=lr, **({} if finite else {"skipped": names}))
     if state.skipped >= GIVE_UP_AFTER:
         raise RunError(
             f"{GIVE_UP_AFTER} updates in a row were not finite near {names[0]!r}; stopped, and the last checkpoint is good. "
@@ -180,11 +216,27 @@ def _losses(run: Run, batch: Batch, rows: slice, weight: Any) -> Tensor:
     x0, sigma = batch.x0[rows], batch.sigma[rows]
     cond = batch.cond.rows(rows) if batch.cond else None
     with devices.autocast(run.device, run.precision):
-        model_x0 = run.state.model(add_noise(x0, batch.eps[rows], sigma), sigma, cond)
+        model_x0 = run.parallel(add_noise(x0, batch.eps[rows], sigma), sigma, cond)
     return denoising_loss(model_x0, x0, weight(sigma))
 
 
-def start_or_resume(out: Path, recipe: Recipe, pictures: Pictures, device: torch.device, disk: Disk, stop: StopSignals) -> Run | None:
+def _synchronised(run: Run, last: bool) -> AbstractContextManager[Any]:
+    """Gradients travel between processes once an update, with the last micro-batch."""
+    if last or not isinstance(run.parallel, DistributedDataParallel):
+        return nullcontext()
+    return run.parallel.no_sync()
+
+
+def _names(run: Run, seen: int) -> list[str]:
+    """The pictures of the whole batch that begins at sample number `seen`."""
+    stop = seen + run.recipe.train.batch
+    rows = picture_indices(run.recipe.data.seed, seen, stop, len(run.pictures.train))
+    return [run.pictures.names[i] for i in run.pictures.train[rows]]
+
+
+def start_or_resume(
+    out: Path, recipe: Recipe, pictures: Pictures, device: torch.device, disk: Disk, stop: StopSignals, world: World
+) -> Run | None:
     """A run at its beginning, at its last verified checkpoint, or None when there is nothing left to do."""
     precision = devices.choose_precision(recipe.train.precision, device)
     surroundings = {
@@ -194,6 +246,7 @@ def start_or_resume(out: Path, recipe: Recipe, pictures: Pictures, device: torch
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "precision": precision,
+        "processes": world.size,
     }
     checkpoint, run_state = _checkpoint_to_resume(out, recipe, pictures, surroundings)
     if checkpoint is not None and run_state.finished:
@@ -205,12 +258,25 @@ def start_or_resume(out: Path, recipe: Recipe, pictures: Pictures, device: torch
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     state = new_state(model, recipe)
     run = Run(
-        out, recipe, pictures, state, levels_of(recipe, model), device, precision, disk, Record(out / "metrics.jsonl"), stop, surroundings
+        out,
+        recipe,
+        pictures,
+        state,
+        levels_of(recipe, model),
+        device,
+        precision,
+        disk,
+        Record(out / "metrics.jsonl"),
+        stop,
+        world,
+        surroundings,
     )
-    if checkpoint is None:
-        _begin(run)
-    else:
+    if checkpoint is not None:
         load_checkpoint(checkpoint, state)
+    if world.leads and checkpoint is None:
+        _advise(pictures)
+        _begin(run)
+    elif world.leads and checkpoint is not None:
         remove_temporary(disk, checkpoint.parent)
         run.record.cut_back(disk, state.seen)
         write_file(disk, out / "recipe.toml", write_recipe(recipe).encode())
@@ -241,13 +307,13 @@ def _checkpoint_to_resume(out: Path, recipe: Recipe, pictures: Pictures, surroun
     changed = [field for field in differing_fields(old, recipe) if field not in FREE_FIELDS]
     if changed:
         raise RunError(
-            f"{str(out)!r} was started with another recipe: {', '.join(changed)} differ. Use the same settings, or another --out for a new run."
+            f"{str(out)!r} was started with another recipe: {', '.join(changed)} differ. Use the same settings, or another --out."
         )
     if before["data"] != pictures.fingerprint:
         raise RunError(
             f"the pictures of {str(out)!r} have changed since it was started. Bring them back, or use another --out for a new run."
         )
-    differs = [key for key in ("hardware", "threads", "torch", "precision") if before[key] != surroundings[key]]
+    differs = [key for key in ("hardware", "threads", "torch", "precision", "processes") if before[key] != surroundings[key]]
     if differs:
         warnings.warn(f"resuming on other {', '.join(differs)} than before: the result is as good, but not bit-identical", stacklevel=2)
     return _extended(out, name, run_state, old, recipe)
@@ -286,6 +352,8 @@ def _verified(out: Path, name: str | None, fall_back: bool = True) -> str | None
 
 def _checkpoint(run: Run, before_decay: bool = False, finished: bool = False) -> None:
     """Save, point run.json at it, and only then remove older ones; two are kept, and the one from before the decay."""
+    if not run.world.leads:
+        return
     folder = run.out / "checkpoints"
     name = free_entry(folder, run.state.seen)
     save_checkpoint(run.disk, folder / name, run.state, run.surroundings)
@@ -309,10 +377,6 @@ def _crossed(before: int, after: int, every: int) -> bool:
     return before // every != after // every
 
 
-def _newest_seen(run: Run) -> int:
-    return _seen(read_run_state(run.out).checkpoint or "0")
-
-
 def _seen(entry: str) -> int:
     return int(entry.partition("-")[0])
 
@@ -323,8 +387,11 @@ def _seed_dropout(seed: int, first_sample: int) -> None:
 
 
 @contextmanager
-def _locked(out: Path) -> Iterator[None]:
+def _locked(out: Path, world: World) -> Iterator[None]:
     """One trainer a run.  The operating system lets go of the lock when a process dies, so none is ever stale."""
+    if not world.leads:
+        yield
+        return
     lock = filelock.FileLock(out / "run.lock", timeout=0)
     try:
         lock.acquire()

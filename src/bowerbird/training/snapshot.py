@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from PIL import Image
 
 from bowerbird.generate import OwnPainter
@@ -17,6 +19,7 @@ from bowerbird.sheets import animation_bytes, contact_sheet, png_bytes
 from bowerbird.storage import write_file
 from bowerbird.training.held_out import Best, better, look
 from bowerbird.training.report import write_report
+from bowerbird.training.world import World
 
 if TYPE_CHECKING:
     from bowerbird.training.loop import Run
@@ -27,9 +30,12 @@ MAX_FRAMES = 100
 def take_snapshot(run: Run) -> None:
     """Score, paint, save; then move the pointers of run.json and clear away models that nothing points to."""
     state, recipe = run.state, run.recipe
-    seen_by_model = look(state.ema.model, run.pictures, recipe, state.best.first, run.stop.check)
+    seen_by_model = look(state.ema.model, run.pictures, recipe, state.best.first, run.check, run.world)
     manifest = manifest_of(run, {"held_out": seen_by_model.score} if seen_by_model else {})
-    grid = paint_grid(OwnPainter(str(run.out), state.ema.model, manifest), recipe.sample.count, recipe.data.seed, run.stop.check)
+    grid = paint_grid(OwnPainter(str(run.out), state.ema.model, manifest), recipe.sample.count, recipe.data.seed, run.check, run.world)
+    state.looked = state.seen
+    if not run.world.leads:
+        return
     name = free_entry(run.out / "models", state.seen)
     save_model(run.disk, run.out / "models" / name, state.ema.model, manifest, grid)
     write_file(run.disk, run.out / "samples" / f"epoch-{state.seen // len(run.pictures.train):04d}.png", grid)
@@ -48,7 +54,7 @@ def take_snapshot(run: Run) -> None:
     write_report(run)
 
 
-def paint_grid(painter: OwnPainter, count: int, seed: int, check: Callable[[], None]) -> bytes:
+def paint_grid(painter: OwnPainter, count: int, seed: int, check: Callable[[], None], world: World) -> bytes:
     """`count` pictures from noise that is the same at every snapshot, one label after the other where there are labels."""
 
     def on_progress(event: Any) -> None:
@@ -56,9 +62,16 @@ def paint_grid(painter: OwnPainter, count: int, seed: int, check: Callable[[], N
 
     labels: list[str | None] = list(painter.manifest.labels[:count]) or [None]
     each = -(-count // len(labels))
-    requests = [PaintRequest(model=painter.name, label=label, seed=seed, count=each) for label in labels]
-    pictures: list[Image.Image] = [painted.picture for request in requests for painted in painter.paint(request, on_progress)]
-    return png_bytes(contact_sheet(pictures[:count], columns=max(1, round(count**0.5))))
+    wanted = [(label, seed + number) for label in labels for number in range(each)][:count]
+    first, last = world.share(0, count)
+    side = painter.model.spec.sample_shape[1]
+    painted: list[Any] = [np.zeros((0, side, side, 3))]
+    for label, group in groupby(wanted[first:last], key=lambda one: one[0]):
+        seeds = [number for _, number in group]
+        request = PaintRequest(model=painter.name, label=label, seed=seeds[0], count=len(seeds))
+        painted += [np.asarray(each.picture, dtype=np.float64)[None] for each in painter.paint(request, on_progress)]
+    pixels = world.joined(np.concatenate(painted), first, count).astype(np.uint8)
+    return png_bytes(contact_sheet([Image.fromarray(one) for one in pixels], columns=max(1, round(count**0.5))))
 
 
 def manifest_of(run: Run, scores: dict[str, Any]) -> Manifest:

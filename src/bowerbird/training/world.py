@@ -1,0 +1,82 @@
+"""One process or many: `torchrun --nproc-per-node 2 -m bowerbird train ...` shares every batch, look and grid.
+
+The batch is global: each process takes its share of the same keyed samples, so a run may be stopped on two processes and
+gone on with on one or four.  The first process (rank 0) leads: it alone writes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor
+
+HANG_SECONDS = 300  # a process that answers nothing for so long is given up; one that dies is noticed at once
+
+
+@dataclass(frozen=True)
+class World:
+    """How many processes train together, and which of them this is."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    def share(self, start: int, stop: int) -> tuple[int, int]:
+        """This process's part of start..stop, in order of ranks; parts differ by one at most."""
+        cuts = np.linspace(start, stop, self.size + 1).astype(int)
+        return int(cuts[self.rank]), int(cuts[self.rank + 1])
+
+    def agree(self, flag: bool) -> bool:
+        """Whether any process raised the flag; all get the same answer."""
+        return bool(self.total(torch.tensor(float(flag)))) if self.size > 1 else flag
+
+    def total(self, part: Tensor) -> Tensor:
+        """The sum over processes, in place."""
+        if self.size > 1:
+            dist.all_reduce(part)
+        return part
+
+    def joined(self, rows: NDArray[np.float64], start: int, count: int) -> NDArray[np.float64]:
+        """Rows start.. of an array of `count` rows, from each process its own -> the whole array, on all."""
+        whole = np.zeros((count, *rows.shape[1:]))
+        whole[start : start + len(rows)] = rows
+        return self.total(torch.from_numpy(whole)).numpy()
+
+    def wait(self) -> None:
+        """Until every process has come here."""
+        if self.size > 1:
+            dist.barrier()
+
+    @contextmanager
+    def leader_first(self) -> Iterator[None]:
+        """The leader does it alone, then the others: they find on disk what it wrote."""
+        if not self.leads:
+            self.wait()
+        yield
+        if self.leads:
+            self.wait()
+
+
+@contextmanager
+def join_world(device: torch.device) -> Iterator[World]:
+    """The processes that torchrun started, or this one alone."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield World()
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=HANG_SECONDS))
+    try:
+        yield World(dist.get_rank(), size)
+    finally:
+        dist.destroy_process_group()
