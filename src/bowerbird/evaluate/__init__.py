@@ -1,1 +1,9 @@
-"""Pictures against pictures: how near a set of generated pictures comes to real ones, and whether it copies them."""
+"""Pictures against pictures: how near generated pictures come to real ones, and whether they copy them.
+
+report = evaluate(generated, against=held_out_pictures, train=training_pictures, out=folder)
+"""
+
+from bowerbird.evaluate.judge import evaluate
+from bowerbird.evaluate.report import Report
+
+__all__ = ["Report", "evaluate"]

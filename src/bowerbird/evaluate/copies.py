@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,18 +31,20 @@ NEIGHBOURHOOD = 50
 COPY_BELOW = 0.4  # flags 98 % of copies shifted by a pixel or noised by 10 %, and 1 % of pictures nobody trained on
 ROWS = 512  # queries compared at a time
 
+Floats = NDArray[np.floating[Any]]
+
 
 @dataclass(frozen=True)
 class Nearest:
     """For each query, its nearest training pictures.  All (N,)."""
 
     index: NDArray[np.int64]  # of the nearest
-    distance: NDArray[np.float32]  # to the nearest
-    second: NDArray[np.float32]  # to the second nearest
-    around: NDArray[np.float32]  # mean distance to the 50 after the nearest, or to as many as there are
+    distance: Floats  # to the nearest
+    second: Floats  # to the second nearest
+    around: Floats  # mean distance to the 50 after the nearest, or to as many as there are
 
     @property
-    def ratio(self) -> NDArray[np.float32]:
+    def ratio(self) -> Floats:
         """`distance / around`: near 0 for a copy, near 1 for a picture like many others."""
         return self.distance / np.maximum(self.around, 1e-12)
 
@@ -61,21 +64,22 @@ def nearest_by_features(features: Features, train: Features) -> Nearest:
     return _search(_unit(features), [_unit(train)])
 
 
-def _thumbnails(pixels: Pixels) -> NDArray[np.float32]:
+def _thumbnails(pixels: Pixels) -> Floats:
     """(N, H, W, 3) uint8 -> (N, 768); distances between rows are root mean squares over pixels in 0..1."""
     rows = []
     for start in range(0, len(pixels), ROWS):
         x = torch.from_numpy(np.ascontiguousarray(pixels[start : start + ROWS])).permute(0, 3, 1, 2).float() / 255
         rows.append(F.interpolate(x, (THUMBNAIL_PX, THUMBNAIL_PX), mode="bilinear", antialias=True).flatten(1))
-    thumbnails: NDArray[np.float32] = torch.cat(rows).numpy()
-    return thumbnails / np.float32(np.sqrt(thumbnails.shape[1]))
+    thumbnails: Floats = (torch.cat(rows) / rows[0].shape[1] ** 0.5).numpy()
+    return thumbnails
 
 
-def _unit(features: Features) -> Features:
-    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+def _unit(features: Floats) -> Floats:
+    unit: Floats = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    return unit
 
 
-def _search(queries: NDArray[np.float32], views: Sequence[NDArray[np.float32]]) -> Nearest:
+def _search(queries: Floats, views: Sequence[Floats]) -> Nearest:
     """Nearest rows; each training picture is as near as the nearest of its views."""
     count = len(views[0])
     around = min(NEIGHBOURHOOD, count - 1)
@@ -83,9 +87,7 @@ def _search(queries: NDArray[np.float32], views: Sequence[NDArray[np.float32]]) 
     for start in range(0, len(queries), ROWS):
         rows = queries[start : start + ROWS]
         squared = np.min([(rows**2).sum(1)[:, None] + (view**2).sum(1) - 2 * rows @ view.T for view in views], axis=0)
-        near = (
-            np.argpartition(squared, around, axis=1)[:, : around + 1] if around + 1 < count else np.tile(np.arange(count), (len(rows), 1))
-        )
+        near = np.argpartition(squared, around, axis=1)[:, : around + 1]
         distances = np.sqrt(np.maximum(np.take_along_axis(squared, near, 1), 0))
         order = np.argsort(distances, axis=1)
         near, distances = np.take_along_axis(near, order, 1), np.take_along_axis(distances, order, 1)

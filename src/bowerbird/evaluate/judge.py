@@ -1,0 +1,207 @@
+"""`evaluate`: gather the pictures, score them, look for copies, report."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from bowerbird import draws
+from bowerbird.data import Pictures, open_pictures
+from bowerbird.errors import PictureFolderError
+from bowerbird.evaluate import metrics
+from bowerbird.evaluate.copies import find_copies
+from bowerbird.evaluate.features import JUDGE, SECOND_OPINION, Features, Pixels, extract
+from bowerbird.evaluate.report import Line, Report
+from bowerbird.progress import OnProgress, Progress, tell
+from bowerbird.request import Painted, PaintRequest
+
+if TYPE_CHECKING:
+    from bowerbird.generate import Painter
+
+FEWEST = 10
+SECOND_OPINION_PICTURES = 2000  # a second opinion need not be as sharp as the first
+MAX_SIDE_PX = 1024
+_LOOK_PX = 64  # the size at which a folder is read to learn how large its pictures are; most need no other
+
+
+@dataclass(frozen=True)
+class PictureSet:
+    """Pictures to compare.  pixels (N, H, W, 3) uint8; a label for each picture ('' for none), or no labels."""
+
+    name: str
+    pixels: Pixels
+    labels: tuple[str, ...] = ()
+
+
+def evaluate(
+    generated: Path | Painter | Pixels,
+    against: Path | Pixels,
+    train: Path | Pixels | None = None,
+    out: Path | None = None,
+    on_progress: OnProgress | None = None,
+    *,
+    count: int = 1000,
+    seed: int = 0,
+    device: torch.device | None = None,
+) -> Report:
+    """Judge pictures against real ones, and look for copies of the ones they were trained on.
+
+    Each set is a folder or an array (N, H, W, 3) uint8; `generated` may be a painter, which then paints `count` pictures from
+    `seed` on.  All are brought to the size of the generated ones.  `against` should hold real pictures that were not trained
+    on; where `train` is the same folder, its held-out pictures are taken (as `bowerbird train` splits it by default).
+    With `out`, report.html and report.json are written there.  PictureFolderError when a set has fewer than 10 pictures.
+    """
+    started = time.monotonic()
+    if isinstance(generated, Path | np.ndarray):
+        ours = read_generated(generated, on_progress)
+        real, originals = read_real(against, train, ours.pixels.shape[1], on_progress)
+    else:
+        (first,) = generated.paint(PaintRequest(model="model", seed=seed), on_progress)
+        real, originals = read_real(against, train, first.picture.height, on_progress)
+        ours = paint_like(generated, real, count, seed, on_progress)
+    for name, pictures in (("generated", ours.pixels), ("real", real.pixels)):
+        if len(pictures) < FEWEST:
+            raise PictureFolderError(f"{len(pictures)} {name} pictures are too few to judge. Give at least {FEWEST}, better 1,000.")
+    features = extract(ours.pixels, JUDGE, device, on_progress)
+    real_features = extract(real.pixels, JUDGE, device, on_progress)
+    lines = [*_by_features(features, real_features), _second_opinion(ours, real, device, on_progress), *_by_scale(ours, real)]
+    lines += _by_class(ours, real, features, real_features)
+    report = Report(
+        generated=ours.name,
+        against=real.name,
+        pixels=ours.pixels,
+        real_pixels=real.pixels,
+        features=features,
+        real_features=real_features,
+        lines=tuple(lines),
+        copies=None if originals is None else find_copies(ours.pixels, originals, real.pixels, on_progress),
+        originals=originals,
+        seconds=time.monotonic() - started,
+    )
+    if out is not None:
+        report.write(out)
+    return report
+
+
+# ------------------------------------------------------------------------------------------------ gathering
+
+
+def read_generated(source: Path | Pixels, on_progress: OnProgress | None = None) -> PictureSet:
+    """Generated pictures at their own size.  Equal pictures count as often as they are there: painting one picture twice is a fault."""
+    if isinstance(source, np.ndarray):
+        return PictureSet("generated pictures", source)
+    look = open_pictures(source, _LOOK_PX, held_out=0.0, on_progress=on_progress)
+    side = int(np.median([min(picture.width, picture.height) for picture in look.examined]))
+    pictures = open_pictures(source, min(side, MAX_SIDE_PX), held_out=0.0, on_progress=on_progress)
+    rows = {name: row for row, name in enumerate(pictures.names)}
+    every = [rows[file.same_as or file.name] for file in pictures.files if file.state in ("accepted", "changed", "duplicate")]
+    return _subset(source.name, pictures, np.array(every))
+
+
+def read_real(
+    against: Path | Pixels, train: Path | Pixels | None, side: int, on_progress: OnProgress | None = None
+) -> tuple[PictureSet, Pixels | None]:
+    """Real pictures as squares of `side`: the ones to compare with, and the ones that were trained on, if they are given."""
+    if isinstance(against, Path) and isinstance(train, Path) and against.resolve() == train.resolve():
+        pictures = open_pictures(against, side, on_progress=on_progress)
+        if not len(pictures.held):
+            raise PictureFolderError(f"{str(against)!r} has too few pictures to hold some out. Give others, not trained on.")
+        return _subset(f"{against.name}, held out", pictures, pictures.held), pictures.pixels[pictures.train]
+    originals = open_pictures(train, side, held_out=0.0, on_progress=on_progress).pixels if isinstance(train, Path) else train
+    if isinstance(against, np.ndarray):
+        return PictureSet("real pictures", against), originals
+    pictures = open_pictures(against, side, held_out=0.0, on_progress=on_progress)
+    return _subset(against.name, pictures, np.arange(len(pictures.names))), originals
+
+
+def _subset(name: str, pictures: Pictures, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> PictureSet:
+    names = (*pictures.label_names, "")  # label -1 is none
+    labels = tuple(names[label] for label in pictures.labels[rows]) if pictures.label_names else ()
+    return PictureSet(name, pictures.pixels[rows], labels)
+
+
+def paint_like(painter: Painter, real: PictureSet, count: int, seed: int, on_progress: OnProgress | None = None) -> PictureSet:
+    """`count` pictures from a painter; if it knows labels, with the labels of `real` in the same proportions."""
+    known = set(painter.describe().get("labels", ()))
+    shares = Counter(label for label in real.labels if label in known)
+    painted: list[Painted] = []
+    for label, number in _proportional(shares, count).items() if shares else [(None, count)]:
+        request = PaintRequest(model="model", label=label, count=number, seed=seed + len(painted))
+        for one in painter.paint(request):
+            tell(on_progress, Progress("paint", len(painted), count, preview=lambda one=one: one.picture))  # type: ignore[misc]
+            painted.append(one)
+    pixels = np.stack([np.asarray(one.picture.convert("RGB")) for one in painted])
+    return PictureSet("painted pictures", pixels, tuple(one.settings.label or "" for one in painted) if shares else ())
+
+
+def _proportional(shares: Counter[str], count: int) -> dict[str, int]:
+    """`count` divided as `shares` are: whole numbers that add up, none of them 0."""
+    names, edges = list(shares), np.cumsum([0, *shares.values()]) * count // shares.total()
+    return {name: int(number) for name, number in zip(names, np.diff(edges), strict=True) if number}
+
+
+# ------------------------------------------------------------------------------------------------ scoring
+
+
+def _by_features(features: Features, real: Features) -> list[Line]:
+    (kid,) = metrics.compare(metrics.kid, features, real)
+    (frechet,) = metrics.compare(metrics.frechet, features, real)
+    near = metrics.compare(metrics.neighbourhoods, features, real)
+    lines = [
+        Line("kid", "KID x1000", JUDGE, "lower", kid.times(1000), "distance between the two sets; 0 when there is no difference"),
+        Line("frechet", "Frechet distance", JUDGE, "lower", frechet, "the formula of FID; depends on the number of pictures"),
+    ]
+    meanings = (
+        "share of the painted pictures that look real",
+        "share of the real variety that is painted",
+        "how deep among real pictures the painted ones lie",
+        "share of real pictures with a painted one close by",
+    )
+    names = metrics.Neighbourhoods._fields
+    return lines + [Line(name, name, JUDGE, "higher", s, why) for name, s, why in zip(names, near, meanings, strict=True)]
+
+
+def _second_opinion(ours: PictureSet, real: PictureSet, device: torch.device | None, on_progress: OnProgress | None) -> Line:
+    features, real_features = (extract(_sample(pictures.pixels), SECOND_OPINION, device, on_progress) for pictures in (ours, real))
+    (kid,) = metrics.compare(metrics.kid, features, real_features)
+    return Line("kid_second_opinion", "KID x1000", SECOND_OPINION, "lower", kid.times(1000), "the same by another network; another scale")
+
+
+def _sample(pixels: Pixels) -> Pixels:
+    """At most 2,000 pictures, in their order."""
+    if len(pixels) <= SECOND_OPINION_PICTURES:
+        return pixels
+    return pixels[np.sort(draws.generator(0, "second opinion", 0).permutation(len(pixels))[:SECOND_OPINION_PICTURES])]
+
+
+def _by_scale(ours: PictureSet, real: PictureSet) -> list[Line]:
+    patches, real_patches = metrics.laplacian_patches(ours.pixels), metrics.laplacian_patches(real.pixels)
+    lines = []
+    for side in patches:
+        (distance,) = metrics.compare(metrics.sliced_wasserstein, patches[side], real_patches[side])
+        what = "coarse shapes and colours" if side == min(patches) else "patterns and edges at this scale"
+        lines.append(Line(f"swd_{side}", f"sliced Wasserstein x1000 at {side} px", "", "lower", distance.times(1000), what))
+    return lines
+
+
+def _by_class(ours: PictureSet, real: PictureSet, features: Features, real_features: Features) -> list[Line]:
+    """The classification accuracy score, where both sets have labels and share at least two."""
+    shared = sorted(set(ours.labels) & set(real.labels) - {""})
+    numbers = {label: number for number, label in enumerate(shared)}
+    painted, tested = (_labelled(rows, pictures, numbers) for rows, pictures in ((features, ours), (real_features, real)))
+    if len(shared) < 2 or min(len(painted), len(tested)) < FEWEST:
+        return []
+    (accuracy,) = metrics.compare(metrics.classification_accuracy, painted, tested)
+    return [Line("classification_accuracy", "classification accuracy", JUDGE, "higher", accuracy, "of real ones, learnt from painted ones")]
+
+
+def _labelled(features: Features, pictures: PictureSet, numbers: dict[str, int]) -> Features:
+    """Features of the pictures that have a shared label, with its number as last column."""
+    rows = [row for row, label in enumerate(pictures.labels) if label in numbers]
+    return np.column_stack([features[rows], np.array([numbers[pictures.labels[row]] for row in rows], np.float32)])
