@@ -77,7 +77,7 @@ def write_folder(disk: Disk, target: Path, files: Iterable[tuple[str, bytes]], m
             disk.write(path, data)
             listed[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         disk.write(temporary / manifest_name, seal({**manifest, "files": listed}))
-        for folder in {(temporary / name).parent for name in listed} | {temporary}:
+        for folder in (temporary, *(path for path in temporary.rglob("*") if path.is_dir())):
             disk.sync_folder(folder)
         disk.rename(temporary, target)
         disk.sync_folder(target.parent)
