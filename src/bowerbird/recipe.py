@@ -41,6 +41,7 @@ class Model(Section):
         "nano", description="larger learns more and slower: nano for two cores, small for one GPU"
     )
     patch: int = Field(8, ge=1, le=32, description="pixels a token covers; half of it is four times the work and finer detail")
+    detail: int = Field(0, ge=0, le=256, description="channels of convolutions around the transformer; they smooth the borders of patches")
 
 
 class Condition(Section):

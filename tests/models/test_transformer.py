@@ -9,33 +9,36 @@ from bowerbird.models.transformer import SIZES, Transformer, TransformerConfig, 
 WIDTH, DEPTH, HEADS = SIZES["micro"]
 
 
-def awake(labels: int = 0, patch: int = 4) -> Transformer:
+def awake(labels: int = 0, patch: int = 4, detail: int = 0) -> Transformer:
     """A small network whose zero-initialised parts are stirred, so that everything it has takes part."""
     torch.manual_seed(0)
-    network = Transformer(TransformerConfig(WIDTH, DEPTH, HEADS, patch, label_count=labels))
+    network = Transformer(TransformerConfig(WIDTH, DEPTH, HEADS, patch, label_count=labels, detail=detail))
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return network
 
 
-def test_every_parameter_gets_a_gradient() -> None:
-    network = awake(labels=3)
+@pytest.mark.parametrize("detail", [0, 4])
+def test_every_parameter_gets_a_gradient(detail: int) -> None:
+    network = awake(labels=3, detail=detail)
     cond = Condition(label=torch.tensor([0, 1, 2, 3]))
     network(torch.randn(4, 3, 16, 16), torch.rand(4), cond).square().mean().backward()
     silent = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
     assert not silent
 
 
-def test_permuting_the_batch_permutes_the_output() -> None:
+@pytest.mark.parametrize("detail", [0, 4])
+def test_permuting_the_batch_permutes_the_output(detail: int) -> None:
     """Pictures do not see each other."""
-    network = awake()
+    network = awake(detail=detail)
     x, time, order = torch.randn(5, 3, 16, 16), torch.rand(5), torch.randperm(5)
     torch.testing.assert_close(network(x, time)[order], network(x[order], time[order]))
 
 
-def test_it_starts_as_zero() -> None:
+@pytest.mark.parametrize("detail", [0, 4])
+def test_it_starts_as_zero(detail: int) -> None:
     """With EDM preconditioning a zero output is the best linear denoiser: a calm place to start from."""
-    network = Transformer(TransformerConfig(WIDTH, DEPTH, HEADS, 4))
+    network = Transformer(TransformerConfig(WIDTH, DEPTH, HEADS, 4, detail=detail))
     assert not network(torch.randn(2, 3, 16, 16), torch.rand(2)).any()
 
 
@@ -72,3 +75,14 @@ def test_patches_land_where_they_came_from() -> None:
     assert difference[:4, 12:].min() > 0
     difference[:4, 12:] = 0
     assert difference.max() == 0
+
+
+def test_convolutions_carry_detail_across_the_borders_of_patches() -> None:
+    """With them, a change in one patch also reaches its neighbours' pixels, without any attention."""
+    network = awake(detail=4)
+    network.blocks = torch.nn.ModuleList()
+    x = torch.randn(1, 3, 16, 16)
+    changed = x.clone()
+    changed[..., :4, :4] += 1
+    difference = (network(x, torch.ones(1)) - network(changed, torch.ones(1))).abs().sum(1)[0]
+    assert difference[4, 4] > 0 and difference[12:, 12:].max() == 0

@@ -20,7 +20,9 @@ def build_denoiser(recipe: Recipe, sample_shape: tuple[int, int, int], label_cou
         config = unet.unet_config(recipe.model.size, size, channels, label_count, recipe.train.dropout)
         return Denoiser(unet.UNet(unet.unet_class()(**config)), _spec(recipe, sample_shape))
     width, depth, heads = transformer.SIZES[recipe.model.size]
-    shape = transformer.TransformerConfig(width, depth, heads, recipe.model.patch, channels, label_count, recipe.train.dropout)
+    shape = transformer.TransformerConfig(
+        width, depth, heads, recipe.model.patch, channels, label_count, recipe.train.dropout, recipe.model.detail
+    )
     return Denoiser(transformer.Transformer(shape), _spec(recipe, sample_shape))
 
 

@@ -40,6 +40,7 @@ class TransformerConfig:
     channels: int = 3
     label_count: int = 0
     dropout: float = 0.0
+    detail: int = 0  # channels of the convolutions at full resolution around the transformer; 0 leaves them out
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -52,14 +53,22 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         width, patch = config.width, config.patch
-        self.embed = nn.Conv2d(config.channels, width, patch, stride=patch)
+        self.stem = (
+            nn.Sequential(conv(config.channels, config.detail), nn.SiLU(), conv(config.detail, config.detail)) if config.detail else None
+        )
+        self.embed = nn.Conv2d(config.detail or config.channels, width, patch, stride=patch)
         self.time = nn.Sequential(FourierFeatures(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.label = nn.Embedding(config.label_count + 1, width) if config.label_count else None
         self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.last_norm = nn.RMSNorm(width)
         self.last_modulation = nn.Linear(width, 2 * width)
-        self.unembed = nn.Linear(width, patch * patch * config.channels)
+        self.unembed = nn.Linear(width, patch * patch * (config.detail or config.channels))
+        self.tail = (
+            nn.Sequential(conv(2 * config.detail, config.detail), nn.SiLU(), conv(config.detail, config.channels))
+            if config.detail
+            else None
+        )
         self._initialise()
 
     def _initialise(self) -> None:
@@ -69,13 +78,17 @@ class Transformer(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        for linear in (self.modulation[1], self.last_modulation, self.unembed):
-            nn.init.zeros_(linear.weight)  # type: ignore[arg-type]
+        last = self.tail[-1] if self.tail is not None else self.unembed
+        for layer in (self.modulation[1], self.last_modulation, last):
+            nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
+        if self.tail is not None:
+            nn.init.zeros_(self.tail[-1].bias)  # type: ignore[arg-type]
         if self.label is not None:
             nn.init.normal_(self.label.weight, std=0.02)
 
     def forward(self, x: Tensor, time: Tensor, cond: Condition | None = None) -> Tensor:
-        tokens = self.embed(x)  # (B, W, h, w)
+        fine = self.stem(x) if self.stem is not None else x  # (B, detail, H, W)
+        tokens = self.embed(fine)  # (B, W, h, w)
         height, width = tokens.shape[2:]
         tokens = tokens.flatten(2).transpose(1, 2)  # (B, h*w, W)
         level = self.time(time)  # (B, W)
@@ -87,7 +100,8 @@ class Transformer(nn.Module):
             tokens = block(tokens, modulation, rotary)
         shift, scale = self.last_modulation(level).unsqueeze(1).chunk(2, dim=-1)
         patches = self.unembed(self.last_norm(tokens) * (1 + scale) + shift)  # (B, h*w, C*p*p)
-        return F.pixel_shuffle(patches.transpose(1, 2).unflatten(2, (height, width)), self.config.patch)
+        picture = F.pixel_shuffle(patches.transpose(1, 2).unflatten(2, (height, width)), self.config.patch)
+        return picture if self.tail is None else self.tail(torch.cat([picture, fine], dim=1))
 
     def _labels(self, cond: Condition | None, batch: int, device: torch.device) -> Tensor:
         if cond is not None and cond.label is not None:
@@ -127,6 +141,11 @@ class Block(nn.Module):
     def mlp(self, x: Tensor) -> Tensor:
         gate, value = self.up(x).chunk(2, dim=-1)
         return self.dropout(self.down(F.silu(gate) * value))  # type: ignore[no-any-return]
+
+
+def conv(channels_in: int, channels_out: int) -> nn.Conv2d:
+    """3x3, same size."""
+    return nn.Conv2d(channels_in, channels_out, 3, padding=1)
 
 
 class FourierFeatures(nn.Module):
