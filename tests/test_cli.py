@@ -74,6 +74,7 @@ def test_nothing_of_the_users_is_overwritten(bowerbird, picture_folder: Path, re
         (["generate", "EMPTY"], "neither a run"),
         (["generate", "old.ckpt"], "bowerbird convert"),
         (["generate"], "which model"),
+        (["evaluate", "nowhere", "--against", "EMPTY"], "nowhere"),
         (["generate", "EMPTY", "--size", "big"], "WIDTHxHEIGHT"),
         (["generate", "EMPTY", "--count", "0"], "count"),
         (["generate", "EMPTY", "--colour", "red"], "--colour"),

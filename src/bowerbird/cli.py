@@ -195,6 +195,29 @@ def _paint(context: typer.Context, fields: dict[str, Any], out: Path, family: st
 
 
 @app.command()
+def evaluate(
+    context: typer.Context,
+    generated: Annotated[str, typer.Argument(help="a model, which then paints, or a folder of generated pictures")],
+    against: Annotated[Path, typer.Option(help="real pictures that were not trained on, or the training folder for its held-out ones")],
+    train: Annotated[Path | None, typer.Option(help="the pictures that were trained on, to look for copies of them")] = None,
+    count: Annotated[int, typer.Option(help="how many pictures a model paints")] = 1000,
+    seed: Annotated[int, typer.Option(help="picture i starts from seed + i")] = 0,
+    out: Annotated[Path | None, typer.Option(help="folder for report.html and report.json")] = None,
+) -> None:
+    """Judge pictures: how near to real ones, how varied, and whether they copy."""
+    from bowerbird import device as devices
+    from bowerbird.evaluate import evaluate as judge
+    from bowerbird.generate import is_model, open_model
+
+    device = devices.choose_device(context.obj.device)
+    subject = open_model(generated, device) if is_model(generated) else Path(generated)
+    with _progress_bar() as on_progress:
+        report = judge(subject, against, train, out, on_progress, count=count, seed=seed, device=device)
+    page = f"\nlook at {out / 'report.html'}" if out else ""
+    _print(context, report.to_json(), report.to_text() + page)
+
+
+@app.command()
 def convert(
     context: typer.Context,
     old: Annotated[Path, typer.Argument(help="a .ckpt, .pt, .pth or .bin checkpoint")],

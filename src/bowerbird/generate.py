@@ -70,6 +70,12 @@ def open_model(where: str | Path, device: torch.device, opening: Opening | None 
     )
 
 
+def is_model(where: str | Path) -> bool:
+    """Whether `open_model` has something to open there, rather than, say, a folder of pictures."""
+    folder = Path(str(where).partition("@")[0])
+    return pretrained.can_open(where) or is_run(folder) or (folder / MANIFEST).is_file() or is_ddpm_folder(folder)
+
+
 @dataclass(frozen=True)
 class Opening:
     """How a pretrained model is to be opened; our own models need none of it."""
