@@ -179,7 +179,8 @@ def open_clip(encoder: nn.Module, prefix: str, extra_layer: bool = False) -> Ten
     own = {name.removeprefix("text_model."): tensor for name, tensor in encoder.state_dict().items()}
     width = own["final_layer_norm.weight"].shape[0]
     named = {
-        "token_embedding.weight": own["embeddings.token_embedding.weight"], "positional_embedding": own["embeddings.position_embedding.weight"],
+        "token_embedding.weight": own["embeddings.token_embedding.weight"],
+        "positional_embedding": own["embeddings.position_embedding.weight"],
         "ln_final.weight": own["final_layer_norm.weight"], "ln_final.bias": own["final_layer_norm.bias"],
         "text_projection": own["text_projection.weight"].T if "text_projection.weight" in own else torch.randn(width, width),
         "logit_scale": torch.tensor(4.6), "attn_mask": torch.zeros(77, 77),

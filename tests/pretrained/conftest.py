@@ -59,6 +59,10 @@ class Tiny:
     def painter(self) -> PretrainedPainter:
         return open_pretrained(self.file, CPU)
 
+    @cached_property
+    def folder_painter(self) -> PretrainedPainter:
+        return open_pretrained(self.folder, CPU)
+
 
 @pytest.fixture(scope="session")
 def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:

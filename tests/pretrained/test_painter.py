@@ -104,7 +104,6 @@ def test_speeds_change_the_number_of_steps(sd15: PretrainedPainter):
 
 
 def test_models_distilled_to_few_steps_keep_their_sampler(tiny: Any, tmp_path: Path):
-    configs = tmp_path / "configs"
     for scheduler, sampler in (("LCMScheduler", "lcm"), ("EulerAncestralDiscreteScheduler", "euler-ancestral")):
         folder = checkpoints.write_diffusers_folder(tmp_path / sampler, tiny("sd15").networks, tiny("sd15").configs)
         path = folder / "scheduler" / "scheduler_config.json"
@@ -112,7 +111,6 @@ def test_models_distilled_to_few_steps_keep_their_sampler(tiny: Any, tmp_path: P
         model = open_pretrained(folder, CPU)
         (painted,) = paint(model, steps=None)
         assert (painted.settings.sampler, painted.settings.steps, painted.settings.guidance) == (sampler, 4, 1.0)
-    assert not configs.exists()
 
 
 # Progress
@@ -241,7 +239,7 @@ def test_a_large_picture_is_upscaled_in_parts(tiny: Any, pictures: dict[str, Pat
     assert [done for done, _ in seen] == list(range(1, 19)) and {total for _, total in seen} == {18}  # 3 x 2 parts of 3 steps
     values = pixels(painted.picture)
     steps = np.abs(np.diff(values, axis=1)).mean((0, 2))
-    edges = [edge for edge in (4 * 28, 4 * 56, 4 * 64, 4 * 92)]
+    edges = [4 * 28, 4 * 56, 4 * 64, 4 * 92]
     assert steps[[edge - 1 for edge in edges]].mean() < 1.3 * np.median(steps)
 
 

@@ -23,7 +23,6 @@ from tests.pretrained import checkpoints
 WORDS = {"prompt": "a photo of a cat", "negative": "blurry, dark"}
 SEED = 11
 CPU = torch.device("cpu")
-EQUAL = 1  # of 255: the two sides round once more or less where a file kept other strides
 
 
 @pytest.fixture(scope="module")
@@ -60,28 +59,36 @@ def theirs(pipeline: Any, **arguments: Any) -> Image.Image:
     return pipeline(**{**common, **arguments}, generator=generator).images[0]  # type: ignore[no-any-return]
 
 
-def assert_same(one: Image.Image, other: Image.Image) -> None:
+def assert_same(one: Image.Image, other: Image.Image, tolerance: int = 0) -> None:
     difference = np.abs(np.asarray(one, int) - np.asarray(other, int))
-    assert difference.max() <= EQUAL and np.asarray(one).std() > 1
+    assert difference.max() <= tolerance and np.asarray(one).std() > 1
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_text_to_image_with_every_sampler(tiny: Any, plain: Any, sampler: str):
     expected = theirs(plain("sd15", "StableDiffusionPipeline", sampler))
-    assert_same(ours(tiny("sd15").painter, sampler=sampler), expected)
+    assert_same(ours(tiny("sd15").folder_painter, sampler=sampler), expected)
 
 
 @pytest.mark.parametrize(("name", "cls"), [("sd21", "StableDiffusionPipeline"), ("sdxl", "StableDiffusionXLPipeline")])
 @pytest.mark.parametrize("sampler", ["euler", "dpm++2m"])
 def test_text_to_image_with_every_generation(tiny: Any, plain: Any, name: str, cls: str, sampler: str):
-    """From the single file on our side and from the folder on theirs: the two layouts hold the same model."""
-    assert_same(ours(tiny(name).painter, sampler=sampler), theirs(plain(name, cls, sampler)))
+    """From the folder bit for bit.  A single file places the weights at other addresses, and MKL's vector code rounds by address."""
+    expected = theirs(plain(name, cls, sampler))
+    assert_same(ours(tiny(name).folder_painter, sampler=sampler), expected)
+    assert_same(ours(tiny(name).painter, sampler=sampler), expected, tolerance=1)
 
 
 @pytest.mark.parametrize(("name", "cls"), [("sd15", "StableDiffusionImg2ImgPipeline"), ("sdxl", "StableDiffusionXLImg2ImgPipeline")])
 def test_image_to_image(tiny: Any, plain: Any, pictures: dict[str, Path], name: str, cls: str):
     expected = theirs(plain(name, cls, "euler"), image=open_picture(pictures["small"]), strength=0.5)
-    assert_same(ours(tiny(name).painter, sampler="euler", image=pictures["small"], strength=0.5), expected)
+    assert_same(ours(tiny(name).folder_painter, sampler="euler", image=pictures["small"], strength=0.5), expected)
+
+
+@pytest.fixture
+def not_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures as they leave the network, before the repainted part is joined to the rest, which is ours alone."""
+    monkeypatch.setattr("bowerbird.models.pretrained.plan.join", lambda _original, painted, _mask: painted)
 
 
 INPAINT = [
@@ -102,12 +109,12 @@ def test_inpainting(
     image, mask = open_picture(pictures["small"]), open_mask(pictures["small-mask"])
     expected = theirs(plain(name, cls, "ddim"), image=image, mask_image=mask, strength=strength, width=64, height=64)
     fields = {"image": pictures["small"], "mask": pictures["small-mask"], "strength": strength}
-    assert_same(ours(tiny(name).painter, sampler="ddim", **fields), expected)
+    assert_same(ours(tiny(name).folder_painter, sampler="ddim", **fields), expected)
 
 
 def test_upscaling(tiny: Any, plain: Any, pictures: dict[str, Path]):
     expected = theirs(plain("x4", "StableDiffusionUpscalePipeline", "ddim"), image=open_picture(pictures["small"]), noise_level=20)
-    picture = ours(tiny("x4").painter, sampler="ddim", image=pictures["small"])
+    picture = ours(tiny("x4").folder_painter, sampler="ddim", image=pictures["small"])
     assert picture.size == (256, 256)
     assert_same(picture, expected)
 
@@ -118,7 +125,7 @@ def test_lora(tiny: Any, plain: Any, tmp_path: Path, naming: str):
     pipeline = plain("sd15", "StableDiffusionPipeline", "euler")
     pipeline.load_lora_weights(str(tmp_path), weight_name=files[naming].name, adapter_name="a", local_files_only=True)
     pipeline.set_adapters(["a"], [0.7])
-    picture = ours(tiny("sd15").painter, sampler="euler", loras=[Lora(file=files[naming], weight=0.7)])
+    picture = ours(tiny("sd15").folder_painter, sampler="euler", loras=[Lora(file=files[naming], weight=0.7)])
     assert_same(picture, theirs(pipeline))
 
 

@@ -19,12 +19,17 @@ MAX_TOKENS = 77
 
 def clip_tokenizer(folder: Path) -> Any:
     """CLIP's tokenizer; of `folder` only the padding word is read, which differs between the members of the family."""
+    return _tokenizer(_padding(folder))
+
+
+@cache
+def _tokenizer(padding: str) -> Any:
     try:
         from transformers import CLIPTokenizer
     except ImportError as error:
         raise MissingExtraError("transformers", "pretrained") from error
     vocabulary, merges = clip_vocabulary()
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, pad_token=_padding(folder), model_max_length=MAX_TOKENS)
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, pad_token=padding, model_max_length=MAX_TOKENS)
 
 
 @cache

@@ -137,7 +137,7 @@ def read_scheduler_config(path: Path) -> dict[str, Any]:
     # what another scheduler than the named one needs is kept too: PNDM's config says `clip_sample: false` for DDIM's sake
     settings = checked_arguments(config, {word for cls in classes.values() for word in inspect.signature(cls).parameters}, path)
     try:
-        classes[name](**class_arguments(classes[name], settings, path))
+        classes[name](**class_arguments(classes[name], settings, path)).set_timesteps(4)
     except Exception as error:  # diffusers raises many kinds for one cause: a value no scheduler can have
         raise ModelError(f"{str(path)!r} describes no scheduler: {str(error).splitlines()[0][:200]}. Use another copy.") from error
     return {"_class_name": name, **settings}

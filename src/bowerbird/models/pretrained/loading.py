@@ -50,10 +50,10 @@ class Parts:
 def load_parts(path: Path, found: Recognised, dtype: torch.dtype, prediction: Prediction | None = None) -> Parts:
     """Read the model at `path`, which `recognise` took for `found`, into memory as `dtype`.  ModelError when it is damaged."""
     configs = path if path.is_dir() else found.family.configs
-    index = read_index(configs)
-    networks = _networks_of_folder(path, index, dtype) if path.is_dir() else _networks_of_file(path, found.family, index, dtype)
+    index = read_index(configs)  # everything small is read and checked first, gigabytes of weights last
     tokenizers = {name: clip_tokenizer(configs / name) for name in TOKENIZERS if name in index}
     schedulers = {name: read_scheduler_config(configs / name / "scheduler_config.json") for name in SCHEDULERS if name in index}
+    networks = _networks_of_folder(path, index, dtype) if path.is_dir() else _networks_of_file(path, found.family, index, dtype)
     parts = Parts(found.family, found.ground, "epsilon", networks, tokenizers, schedulers, options_of(index))
     return _settle_prediction(parts, found, prediction)
 
@@ -95,14 +95,14 @@ def ask_network(parts: Parts) -> tuple[Prediction, float]:
 
 
 def _networks_of_folder(folder: Path, index: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
-    networks = {}
-    for name in index.keys() & set(NETWORKS):
+    networks = {name: _empty(name, folder / name) for name in NETWORKS if name in index}
+    for name, network in networks.items():
         tensors = read_part(folder / name)
         if name == "vae":
             tensors = {_renamed_attention(key): tensor for key, tensor in tensors.items()}
         if name in TEXT_ENCODERS:
             tensors = from_transformers(tensors, "")
-        networks[name] = _fill(_empty(name, folder / name), tensors, dtype, f"the {name} of {str(folder)!r}")
+        _fill(network, tensors, dtype, f"the {name} of {str(folder)!r}")
     return networks
 
 
@@ -114,7 +114,7 @@ def _networks_of_file(path: Path, family: Family, index: Mapping[str, Any], dtyp
     checkpoint = {name: tensor for name, tensor in weights.load(path).items() if not name.startswith("model_ema.")}
     where = f"{family.words} in {str(path)!r}"
     networks = {part: _converted(part, checkpoint, family, dtype, where) for part in ("unet", "vae")}
-    for name in index.keys() & set(TEXT_ENCODERS):
+    for name in (name for name in TEXT_ENCODERS if name in index):
         networks[name] = _fill(
             _empty(name, family.configs / name), _text_weights(checkpoint, family, name), dtype, f"the {name} of {where}"
         )
@@ -145,7 +145,7 @@ def _converted(part: str, checkpoint: dict[str, Tensor], family: Family, dtype: 
         raise ModelError(
             f"the {part} of {where} lacks {len(lacking)} tensors, the first is {lacking[0]!r}. Name another --family, or use another copy."
         )
-    return module.requires_grad_(False)
+    return module
 
 
 def _network_class(part: str) -> Any:
@@ -201,7 +201,7 @@ def _fill(module: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype, 
             f"{where} does not fit its config: {len(wrong)} of {len(own)} tensors differ, the first is {wrong[0]!r}. Use another copy."
         )
     module.load_state_dict({name: tensors[name].to(dtype) for name in own}, assign=True)
-    return module.eval().requires_grad_(False)
+    return module.eval()
 
 
 _PLAIN_WEIGHTS = re.compile(r"(diffusion_pytorch_model|model)(-\d{5}-of-\d{5})?\.safetensors")
