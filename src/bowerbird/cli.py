@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -89,18 +90,32 @@ def train(
     pictures: Annotated[Path, typer.Argument(help="a folder of pictures")],
     out: Annotated[Path | None, typer.Option(help="the run folder; default runs/<folder>-<recipe>")] = None,
     recipe: Annotated[str, typer.Option(help="a built-in recipe or a .toml file; see `bowerbird recipes`")] = "pixel-64",
-    count: Annotated[int | None, typer.Option("--pictures", help="how many pictures the training sees in all")] = None,
+    hours: Annotated[float | None, typer.Option(min=0.001, help="how long it may take, start-up and finish included")] = None,
+    count: Annotated[int | None, typer.Option("--pictures", min=1, help="how many pictures the training sees in all")] = None,
+    only_forecast: Annotated[bool, typer.Option("--forecast", help="say what it would take, and train nothing")] = False,
+    price: Annotated[float | None, typer.Option("--price-per-hour", min=0, help="of this machine, to forecast the cost")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="section.field=value, overrides the recipe")] = None,
 ) -> None:
-    """Train a model on your pictures.  The same command goes on with a stopped run; a larger --pictures extends a finished one."""
+    """Train a model on your pictures.  The same command goes on with a stopped run; more --hours or --pictures extend a finished one."""
+    started = time.monotonic()
+    if hours is not None and count is not None:
+        raise RequestError("--hours and --pictures are both given, and each alone decides the length. Leave one out.")
     changes = [*(settings or []), *([f"train.pictures={count}"] if count else [])]
     plan = read_recipe(recipe, changes)
     run = out or Path("runs") / f"{pictures.resolve().name}-{plan.name}"
     from bowerbird import device as devices
+    from bowerbird.training import Budget, forecast
     from bowerbird.training import train as train_model
 
+    budget, device = Budget(hours, price, started), devices.choose_device(context.obj.device)
     with _progress_bar() as on_progress:
-        train_model(pictures, run, plan, device=devices.choose_device(context.obj.device), on_progress=on_progress)
+        if only_forecast:
+            plan_of_run = forecast(pictures, plan, budget, device=device, on_progress=on_progress)
+        else:
+            train_model(pictures, run, plan, device=device, on_progress=on_progress, budget=budget)
+    if only_forecast:
+        _print(context, plan_of_run.to_json(), plan_of_run.line())
+        return
     _print(context, {"run": str(run)}, f"{run}: look at {run / 'report.html'}, paint with: bowerbird generate {run}")
 
 
@@ -361,6 +376,9 @@ def _progress_bar() -> Iterator[OnProgress]:
         said = {"at": 0.0}
 
         def on_progress(event: Progress) -> None:
+            if event.stage == "forecast":  # to be read before the first step, and to stay
+                console.print(event.note, highlight=False, soft_wrap=True)
+                return
             note = event.note or (f"loss {event.loss:.4f}" if event.loss is not None else "")
             if event.stage not in tasks:
                 tasks[event.stage] = bars.add_task(event.stage, total=event.total, note=note)

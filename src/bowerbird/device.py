@@ -70,6 +70,16 @@ def peak_memory_bytes(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024  # kilobytes on Linux, bytes on macOS
 
 
+def held_memory_bytes(device: torch.device) -> int:
+    """What this process holds now, counted as `peak_memory_bytes` counts it; where only the peak is known, that."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    if sys.platform != "linux":
+        return peak_memory_bytes(device)
+    with open("/proc/self/statm") as file:  # noqa: PTH123 - not a user's file
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def available_memory_bytes(device: torch.device) -> int:
     """Memory that a run could still take on this device."""
     if device.type == "cuda":

@@ -23,6 +23,8 @@ from bowerbird.storage import Disk, read_sealed, write_folder
 from bowerbird.training.held_out import Best
 from bowerbird.training.optimizer import Ema, load_optimizer_tensors, make_optimizers, optimizer_tensors
 
+SAVE_SECONDS = 300  # an extra checkpoint when this long has passed; it moves no weight
+
 
 @dataclass
 class TrainState:

@@ -5,7 +5,7 @@ The same call starts a run, goes on with one that was stopped or killed, and ext
 
 from __future__ import annotations
 
-import math
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -39,18 +39,26 @@ from bowerbird.run_folder import (
     read_run_state,
     write_run_state,
 )
-from bowerbird.storage import Disk, remove_temporary, require_free, verify_folder, write_file
+from bowerbird.storage import TEMPORARY, Disk, remove_temporary, require_free, verify_folder, write_file
 from bowerbird.training.batches import Batch, draw_batch, levels_of
-from bowerbird.training.checkpoint import TrainState, load_checkpoint, new_state, read_surroundings, save_checkpoint, state_tensors
+from bowerbird.training.budget import Budget, Forecast, Watch, frozen_length, of_length
+from bowerbird.training.budget import forecast as forecast_run
+from bowerbird.training.checkpoint import (
+    SAVE_SECONDS,
+    TrainState,
+    load_checkpoint,
+    new_state,
+    read_surroundings,
+    save_checkpoint,
+    state_tensors,
+)
 from bowerbird.training.optimizer import decay_start, learning_rate, set_learning_rate
 from bowerbird.training.record import Record
 from bowerbird.training.report import write_tensorboard
 from bowerbird.training.signals import StopRequested, StopSignals
-from bowerbird.training.snapshot import take_snapshot
+from bowerbird.training.snapshot import snapshot_every, take_snapshot
 from bowerbird.training.world import World, join_world
 
-SAVE_SECONDS = 300  # an extra checkpoint when this long has passed; it moves no weight
-MAX_SNAPSHOTS = 40  # a small folder has short epochs; painting a grid after each ten of them would take most of the time
 FEW = 50  # pictures; below it none is held out either
 GIVE_UP_AFTER = 3  # updates in a row that were not finite
 
@@ -92,9 +100,11 @@ def train(
     device: torch.device | None = None,
     on_progress: OnProgress | None = None,
     disk: Disk | None = None,
+    budget: Budget | None = None,
 ) -> Path:
     """Train on the pictures in `source`, writing the run `out`; start, resume or extend.  Returns `out`.
 
+    With a budget a new run begins with a forecast, and its hours become a number of pictures, which a resumed run finds again.
     Raises RunError when `out` is locked or belongs to another recipe, Stopped (exit code 75) after a signal.
     """
     device, disk = device or devices.choose_device(), disk or Disk()
@@ -102,16 +112,57 @@ def train(
     with join_world(device) as world, _locked(out, world), StopSignals() as stop:
         try:
             with world.leader_first():  # it fills the cache of decoded pictures for all
-                pictures = open_pictures(source, recipe.data.size, recipe.data.fit, recipe.data.held_out, recipe.data.seed, on_progress)
+                pictures = _open(source, recipe, on_progress)
+            plan, watch = None, None
+            if budget is not None:
+                recipe, plan = _planned(out, recipe, pictures, device, stop, world, budget)
+            if plan is not None:
+                tell(on_progress, Progress("forecast", 1, 1, note=plan.line()))
             with world.leader_first():
-                run = start_or_resume(out, recipe, pictures, device, disk, stop, world)
+                run = start_or_resume(out, recipe, pictures, device, disk, stop, world, budget.hours if budget else None)
             if run is None:
                 tell(on_progress, Progress("finished", recipe.train.pictures, recipe.train.pictures, note=f"{out} is finished"))
                 return out
-            _run_to_the_end(run, on_progress)
+            if plan is not None:
+                watch = Watch(plan.training_hours, run.state.seen, recipe.train.pictures)
+            _run_to_the_end(run, on_progress, watch)
         except StopRequested:
             raise Stopped(f"stopped before the first checkpoint; run the same command again to start {str(out)!r}.") from None
     return out
+
+
+def forecast(source: Path, recipe: Recipe, budget: Budget, *, device: torch.device, on_progress: OnProgress | None = None) -> Forecast:
+    """What training would take on this device; nothing is trained and nothing is kept."""
+    with StopSignals() as stop:
+        return _trial(recipe, _open(source, recipe, on_progress), device, stop, World(), budget, None)
+
+
+def _open(source: Path, recipe: Recipe, on_progress: OnProgress | None) -> Pictures:
+    return open_pictures(source, recipe.data.size, recipe.data.fit, recipe.data.held_out, recipe.data.seed, on_progress)
+
+
+def _planned(
+    out: Path, recipe: Recipe, pictures: Pictures, device: torch.device, stop: StopSignals, world: World, budget: Budget
+) -> tuple[Recipe, Forecast | None]:
+    """The recipe with the length that the budget buys, and the forecast of a new run.  What was decided once is not decided anew."""
+    frozen = frozen_length(out, budget.hours)
+    if frozen is not None:
+        return of_length(recipe, frozen), None
+    if budget.hours is None and read_run_state(out).checkpoint is not None:
+        return recipe, None
+    plan = _trial(recipe, pictures, device, stop, world, budget, out)
+    return of_length(recipe, plan.pictures), plan
+
+
+def _trial(
+    recipe: Recipe, pictures: Pictures, device: torch.device, stop: StopSignals, world: World, budget: Budget, beside: Path | None
+) -> Forecast:
+    """The forecast, from a short run in a folder of its own (inside `beside`, on the disk it will use) that is thrown away."""
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=beside) as folder:
+        run = start_or_resume(Path(folder), recipe, pictures, device, Disk(), stop, world)
+        assert run is not None, "the folder is new"
+        weight = _weight(run)
+        return forecast_run(run, lambda: _update(run, weight), budget)
 
 
 def _advise(pictures: Pictures) -> None:
@@ -123,20 +174,17 @@ def _advise(pictures: Pictures) -> None:
         )
 
 
-def _run_to_the_end(run: Run, on_progress: OnProgress | None) -> None:
+def _run_to_the_end(run: Run, on_progress: OnProgress | None, watch: Watch | None) -> None:
     state, settings, saved_at = run.state, run.recipe.train, time.monotonic()
-    weight = normalised(WEIGHTINGS[run.recipe.diffusion.weighting], run.levels, state.model.spec.sigma_data)
+    weight = _weight(run)
     try:
         while state.seen < settings.pictures:
             if run.world.agree(run.stop.requested):
                 raise StopRequested
-            if _crossed(state.looked, state.seen, snapshot_every(run)):
+            if _crossed(state.looked, state.seen, snapshot_every(run.recipe, len(run.pictures.train))):
                 take_snapshot(run)
             started, before = time.monotonic(), state.seen
-            share = run.world.share(before, before + settings.batch)
-            batch = draw_batch(run.pictures, run.recipe, run.levels, *share, run.device)
-            run.pictures.verify_unchanged(batch.pictures)
-            loss = train_step(run, batch, weight)
+            loss = _update(run, weight)
             state.seconds += time.monotonic() - started
             if before < decay_start(settings) <= state.seen:
                 _checkpoint(run, before_decay=True)
@@ -144,6 +192,8 @@ def _run_to_the_end(run: Run, on_progress: OnProgress | None) -> None:
                 _checkpoint(run)
                 saved_at = time.monotonic()
             _report(run, on_progress, loss)
+            if watch is not None:
+                watch.look(state.seen)
         take_snapshot(run)
         _checkpoint(run, finished=True)
         if run.world.leads:
@@ -154,6 +204,19 @@ def _run_to_the_end(run: Run, on_progress: OnProgress | None) -> None:
         if isinstance(reason, PictureFolderError):
             raise
         raise Stopped(f"stopped at {state.seen:,} of {settings.pictures:,} pictures; run the same command again to go on.") from None
+
+
+def _weight(run: Run) -> Any:
+    """The recipe's weight of each noise level, of mean 1 over them all."""
+    return normalised(WEIGHTINGS[run.recipe.diffusion.weighting], run.levels, run.state.model.spec.sigma_data)
+
+
+def _update(run: Run, weight: Any) -> float:
+    """Draw this process's share of the next batch and learn from it; the mean loss."""
+    share = run.world.share(run.state.seen, run.state.seen + run.recipe.train.batch)
+    batch = draw_batch(run.pictures, run.recipe, run.levels, *share, run.device)
+    run.pictures.verify_unchanged(batch.pictures)
+    return train_step(run, batch, weight)
 
 
 def _report(run: Run, on_progress: OnProgress | None, loss: float) -> None:
@@ -235,9 +298,19 @@ def _names(run: Run, seen: int) -> list[str]:
 
 
 def start_or_resume(
-    out: Path, recipe: Recipe, pictures: Pictures, device: torch.device, disk: Disk, stop: StopSignals, world: World
+    out: Path,
+    recipe: Recipe,
+    pictures: Pictures,
+    device: torch.device,
+    disk: Disk,
+    stop: StopSignals,
+    world: World,
+    hours: float | None = None,
 ) -> Run | None:
-    """A run at its beginning, at its last verified checkpoint, or None when there is nothing left to do."""
+    """A run at its beginning, at its last verified checkpoint, or None when there is nothing left to do.
+
+    hours: what was turned into the recipe's number of pictures; kept, so that the same hours find it again.
+    """
     precision = devices.choose_precision(recipe.train.precision, device)
     surroundings = {
         "recipe": recipe.model_dump(mode="json"),
@@ -247,6 +320,7 @@ def start_or_resume(
         "torch": torch.__version__,
         "precision": precision,
         "processes": world.size,
+        "hours": hours,
     }
     checkpoint, run_state = _checkpoint_to_resume(out, recipe, pictures, surroundings)
     if checkpoint is not None and run_state.finished:
@@ -277,7 +351,8 @@ def start_or_resume(
         _advise(pictures)
         _begin(run)
     elif world.leads and checkpoint is not None:
-        remove_temporary(disk, checkpoint.parent)
+        for folder in (out, out / "models", out / "checkpoints", out / "samples"):
+            remove_temporary(disk, folder)
         run.record.cut_back(disk, state.seen)
         write_file(disk, out / "recipe.toml", write_recipe(recipe).encode())
         write_run_state(disk, out, run_state)
@@ -364,13 +439,6 @@ def _checkpoint(run: Run, before_decay: bool = False, finished: bool = False) ->
     for entry in entries(folder):
         if entry not in keep:
             run.disk.remove(folder / entry)
-
-
-def snapshot_every(run: Run) -> int:
-    """Pictures between snapshots: the recipe's epochs, or as many more as keep their number within MAX_SNAPSHOTS."""
-    epoch = len(run.pictures.train)
-    epochs = max(run.recipe.sample.every_epochs, math.ceil(run.recipe.train.pictures / epoch / MAX_SNAPSHOTS))
-    return epochs * epoch
 
 
 def _crossed(before: int, after: int, every: int) -> bool:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from bowerbird.generate import OwnPainter
 from bowerbird.model_folder import Manifest, SamplingDefaults, save_model
+from bowerbird.recipe import Recipe
 from bowerbird.request import PaintRequest
 from bowerbird.run_folder import entries, free_entry, read_run_state, write_run_state
 from bowerbird.sheets import animation_bytes, contact_sheet, png_bytes
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
     from bowerbird.training.loop import Run
 
 MAX_FRAMES = 100
+MAX_SNAPSHOTS = 40  # a small folder has short epochs; painting a grid after each ten of them would take most of the time
+
+
+def snapshot_every(recipe: Recipe, epoch: int) -> int:
+    """Pictures between snapshots for a training set of `epoch`: the recipe's epochs, or as many more as keep within MAX_SNAPSHOTS."""
+    return max(recipe.sample.every_epochs, math.ceil(recipe.train.pictures / epoch / MAX_SNAPSHOTS)) * epoch
 
 
 def take_snapshot(run: Run) -> None:

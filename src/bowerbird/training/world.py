@@ -47,6 +47,10 @@ class World:
             dist.all_reduce(part)
         return part
 
+    def leaders(self, number: int) -> int:
+        """The leader's number, on all."""
+        return int(self.total(torch.tensor(number if self.leads else 0)))
+
     def joined(self, rows: NDArray[np.float64], start: int, count: int) -> NDArray[np.float64]:
         """Rows start.. of an array of `count` rows, from each process its own -> the whole array, on all."""
         whole = np.zeros((count, *rows.shape[1:]))

@@ -1,0 +1,298 @@
+"""What a run will cost, known before its first step: hours into pictures, peak memory, money.
+
+The real update, snapshot and save are timed on a throw-away run of the same recipe in a folder of its own, so the run
+itself is not touched.  What the hours buy is frozen into train.pictures: the clock never decides anything later.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from bowerbird import device as devices
+from bowerbird.diffusion.prediction import add_noise
+from bowerbird.errors import ResourceError
+from bowerbird.generate import OwnPainter
+from bowerbird.recipe import Recipe
+from bowerbird.run_folder import read_run_state
+from bowerbird.training.batches import draw_batch
+from bowerbird.training.checkpoint import SAVE_SECONDS, read_surroundings, save_checkpoint
+from bowerbird.training.held_out import LOOK_AT, look
+from bowerbird.training.report import write_tensorboard
+from bowerbird.training.snapshot import manifest_of, paint_grid, snapshot_every, take_snapshot
+
+if TYPE_CHECKING:
+    from bowerbird.training.loop import Run
+
+CALIBRATION_SECONDS = 3.0  # of updates at least, or this share of the hours, if that is more
+CALIBRATION_SHARE = 0.02
+SLOW_SECONDS = 20.0  # an update that takes so long is timed once
+OVERRUN = 1.15  # a run that takes this much longer than forecast says so
+BACKWARD = 1.15  # peak of an update over what its forward pass kept: the gradients on their way back
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What the user can spend.  hours: in all, start-up and finish included; None where a number of pictures was asked for.
+
+    price_per_hour: of the machine, in whatever currency; started: the `time.monotonic()` from which the hours count.
+    """
+
+    hours: float | None = None
+    price_per_hour: float | None = None
+    started: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds that each part of a run takes on this machine."""
+
+    update: float
+    snapshot: float
+    save: float
+    log: float  # the TensorBoard log at the end, for each update
+
+    def seconds(self, recipe: Recipe, epoch: int) -> float:
+        """From the first update to the end, for a training set of `epoch` pictures."""
+        train = recipe.train
+        updates = math.ceil(train.pictures / train.batch)
+        snapshots = 1 + (updates - 1) * train.batch // snapshot_every(recipe, epoch)
+        training = updates * (self.update + self.log) + snapshots * self.snapshot
+        saves = 3 + max(train.pictures / train.save_every, training / SAVE_SECONDS)
+        return training + saves * self.save
+
+    def pictures(self, seconds: float, recipe: Recipe, epoch: int) -> int:
+        """How many pictures, in whole batches and at least one of them, can be seen in that time."""
+        low, high = 1, 2 + int(seconds / self.update)
+        while high - low > 1:  # the most updates that are not too long lie in low..high-1
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.seconds(of_length(recipe, middle * recipe.train.batch), epoch) <= seconds else (low, middle)
+        return low * recipe.train.batch
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run will take.  hours: in all, training_hours: from the first update on; cost: in the currency of the price."""
+
+    pictures: int
+    pictures_per_second: float
+    hours: float
+    training_hours: float
+    peak_memory_bytes: int
+    device: str
+    cost: float | None
+
+    def line(self) -> str:
+        money = f", cost {self.cost:.2f}" if self.cost is not None else ""
+        return (
+            f"{self.pictures_per_second:.1f} pictures/s on {self.device}: {self.pictures:,} pictures take {self.hours:.2f} h, "
+            f"peak memory {self.peak_memory_bytes / 1e9:.1f} GB{money}"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def forecast(run: Run, update: Callable[[], float], budget: Budget) -> Forecast:
+    """What `run`, which is thrown away afterwards, tells of the one to come; `update` is one step of it.
+
+    ResourceError when it would not fit into memory, with what to change.
+    """
+    peak = require_memory(run)
+    with no_trace(run.device):
+        pace = calibrate(run, update, budget)
+    epoch, spent = len(run.pictures.train), time.monotonic() - budget.started
+    recipe = run.recipe
+    if budget.hours is not None:
+        affordable = pace.pictures(budget.hours * 3600 - spent, recipe, epoch)
+        recipe = of_length(recipe, run.world.leaders(affordable))
+    training_hours = pace.seconds(recipe, epoch) / 3600
+    hours = spent / 3600 + training_hours
+    return Forecast(
+        pictures=recipe.train.pictures,
+        pictures_per_second=recipe.train.batch / pace.update,
+        hours=hours,
+        training_hours=training_hours,
+        peak_memory_bytes=peak,
+        device=devices.describe(run.device),
+        cost=None if budget.price_per_hour is None else hours * budget.price_per_hour,
+    )
+
+
+def of_length(recipe: Recipe, pictures: int) -> Recipe:
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"pictures": pictures})})
+
+
+def frozen_length(out: Path, hours: float | None) -> int | None:
+    """The pictures that these hours were turned into when the run was started, or None when they were not."""
+    checkpoint = read_run_state(out).checkpoint
+    if hours is None or checkpoint is None:
+        return None
+    surroundings = read_surroundings(out / "checkpoints" / checkpoint)
+    return int(surroundings["recipe"]["train"]["pictures"]) if surroundings.get("hours") == hours else None
+
+
+def calibrate(run: Run, update: Callable[[], float], budget: Budget) -> Pace:
+    """Time the parts of a run by doing them.  What would take long by itself is measured on a part and scaled."""
+    step = _seconds_of_update(run, update, budget)
+    forward = step / run.recipe.train.batch / 3  # of one picture; backward is about twice as much
+    affordable = max(1, int(CALIBRATION_SECONDS / forward))  # pictures through the network, for each of the next two
+    snapshot = _seconds_of_grid(run, affordable) + _seconds_of_look(run, affordable) + _seconds_of_keeping(run)
+    surroundings = run.surroundings
+    save = _timed(lambda: save_checkpoint(run.disk, run.out / "checkpoint", run.state, surroundings)) if run.world.leads else 0.0
+    write_tensorboard(run.record, run.out / "tensorboard")  # the first one also imports it, which is then paid for
+    log = _timed(lambda: write_tensorboard(run.record, run.out / "tensorboard")) / run.state.step
+    return Pace(step, snapshot, save, log)
+
+
+def _seconds_of_update(run: Run, update: Callable[[], float], budget: Budget) -> float:
+    first = _timed(update)  # it also makes the moments, and on a GPU chooses kernels
+    if run.world.agree(first > SLOW_SECONDS):
+        return first
+    wanted = max(CALIBRATION_SECONDS, CALIBRATION_SHARE * 3600 * (budget.hours or 0))
+    updates, began = 0, time.monotonic()
+    while updates < 3 or not run.world.agree(time.monotonic() - began > wanted):
+        update()
+        updates += 1
+    return (time.monotonic() - began) / updates
+
+
+def _seconds_of_grid(run: Run, affordable: int) -> float:
+    """From a grid of one sampling step and one of three, perhaps of fewer pictures than the real one."""
+    sample = run.recipe.sample
+    count = min(sample.count, max(1, affordable // 5))
+
+    def paint(steps: int) -> None:
+        manifest = manifest_of(run, {})
+        manifest = manifest.model_copy(update={"sampling": manifest.sampling.model_copy(update={"steps": steps})})
+        paint_grid(OwnPainter(str(run.out), run.state.ema.model, manifest), count, run.recipe.data.seed, run.check, run.world)
+
+    paint(1)
+    short, long = _timed(lambda: paint(1)), _timed(lambda: paint(3))
+    return (short + (sample.steps - 1) * (long - short) / 2) * sample.count / count
+
+
+def _seconds_of_look(run: Run, affordable: int) -> float:
+    held = run.pictures.held
+    count = min(len(held), LOOK_AT, max(1, affordable // 8))
+    if not count:
+        return 0.0
+    part = replace(run.pictures, held=held[:count])
+    seconds = _timed(lambda: look(run.state.ema.model, part, run.recipe, (), run.check, run.world))
+    return seconds * min(len(held), LOOK_AT) / count
+
+
+def _seconds_of_keeping(run: Run) -> float:
+    """Saving the model, the animation and the report: a snapshot with hardly anything to score or paint."""
+    sample = run.recipe.sample.model_copy(update={"count": 1, "steps": 1})
+    nothing_held = replace(run.pictures, held=run.pictures.held[:0])
+    small = replace(run, recipe=run.recipe.model_copy(update={"sample": sample}), pictures=nothing_held)
+    take_snapshot(small)  # the first one also imports what draws the curves
+    return _timed(lambda: take_snapshot(small))
+
+
+def _timed(work: Callable[[], Any]) -> float:
+    began = time.monotonic()
+    work()
+    return time.monotonic() - began
+
+
+@contextmanager
+def no_trace(device: torch.device) -> Iterator[None]:
+    """The global random state is afterwards as it was."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on the training device, beyond the weights and their average, that are there when an update begins.
+
+    state: gradients and moments; fixed, per_picture: what the forward pass keeps for the backward pass; save: what writing
+    a checkpoint takes.
+    """
+
+    state: int
+    fixed: int
+    per_picture: int
+    save: int
+
+    def peak(self, micro_batch: int) -> int:
+        return max(self.state + int(BACKWARD * (self.fixed + micro_batch * self.per_picture)), self.save)
+
+
+def measure_memory(run: Run) -> Memory:
+    """From two forward passes, of one picture and of two."""
+    weights = sum(p.nbytes for p in run.state.model.parameters())
+    one, two = kept_bytes(run, 1), kept_bytes(run, 2)
+    # the moments, twice: as tensors' bytes and as the file made of them; a GPU hands them to the host first
+    save = 2 * weights + 2 * 2 * weights if run.device.type == "cpu" else 0
+    return Memory(state=3 * weights, fixed=max(0, 2 * one - two), per_picture=two - one, save=save)
+
+
+def kept_bytes(run: Run, pictures: int) -> int:
+    """What the forward pass of so many pictures keeps for the backward pass, weights aside."""
+    batch = draw_batch(run.pictures, run.recipe, run.levels, 0, pictures, run.device)
+    own = {p.untyped_storage().data_ptr() for p in run.state.model.parameters()}
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        address = tensor.untyped_storage().data_ptr()
+        if address not in own:
+            kept[address] = tensor
+        return tensor
+
+    run.state.model.train()
+    with (
+        no_trace(run.device),
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        devices.autocast(run.device, run.precision),
+    ):
+        loss = run.state.model(add_noise(batch.x0, batch.eps, batch.sigma), batch.sigma, batch.cond).square().mean()
+    bytes_kept = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    del loss
+    return bytes_kept
+
+
+def require_memory(run: Run) -> int:
+    """The most memory the run will take, in bytes; ResourceError with what to change when there is less."""
+    memory, free, batch = measure_memory(run), devices.available_memory_bytes(run.device), run.recipe.train.batch
+    size = run.recipe.train.micro_batch or batch
+    share = math.ceil(size / run.world.size)
+    if memory.peak(share) <= free:
+        return devices.held_memory_bytes(run.device) + memory.peak(share)
+    fitting = [micro for micro in range(1, size) if batch % micro == 0 and memory.peak(math.ceil(micro / run.world.size)) <= free]
+    advice = f"--set train.micro_batch={fitting[-1]}" if fitting else "a smaller model.size or data.size"
+    raise ResourceError(f"this recipe needs {memory.peak(share) / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free. Try {advice}.")
+
+
+class Watch:
+    """Says once when the run, at the pace it shows, will take longer than it was promised."""
+
+    def __init__(self, promised_hours: float, seen: int, pictures: int) -> None:
+        self.promised_hours, self.first, self.pictures = promised_hours, seen, pictures
+        self.began = time.monotonic()
+        self.said = False
+
+    def look(self, seen: int) -> None:
+        """To be called after each update; a twentieth of the run must be done before it speaks."""
+        done = (seen - self.first) / self.pictures
+        if self.said or done < 0.05:
+            return
+        hours = (time.monotonic() - self.began) / 3600 / done
+        if hours > OVERRUN * self.promised_hours:
+            self.said = True
+            warnings.warn(
+                f"slower than forecast: at this pace the run takes {hours:.2f} h, not {self.promised_hours:.2f} h. "
+                "It goes on; stop it and resume when the machine is free, or ask for fewer pictures.",
+                stacklevel=2,
+            )
