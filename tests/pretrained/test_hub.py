@@ -106,3 +106,12 @@ def test_what_is_here_is_not_fetched_again(hub: Hub):
 def test_offline_forbids_even_the_question(hub: Hub):
     with pytest.raises(ModelError, match="--offline forbids"):
         open_pretrained("maker/model", CPU, offline=True, ask=lambda plan: pytest.fail("asked"))
+
+
+def test_an_unreachable_hub_is_said_in_one_sentence(hub: Hub, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_arguments: object, **_named: object) -> None:
+        raise Exception("Name or service not known")  # whatever the HTTP client of the day raises
+
+    monkeypatch.setattr(hub, "model_info", refuse)
+    with pytest.raises(ModelError, match="no path here, and the hub does not give it"):
+        open_pretrained("maker/model", CPU, ask=lambda plan: True)

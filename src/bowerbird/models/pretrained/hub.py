@@ -41,7 +41,7 @@ def download(name: str, ask: Ask | None, offline: bool) -> Path:
     """The local folder of a hub model, fetched if `ask` agrees; with `offline`, only if it is already here."""
     try:
         import huggingface_hub
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+        from huggingface_hub.errors import LocalEntryNotFoundError
     except ImportError as error:
         raise MissingExtraError("huggingface-hub", "pretrained") from error
     try:
@@ -52,14 +52,20 @@ def download(name: str, ask: Ask | None, offline: bool) -> Path:
         raise ModelError(f"{name!r} is not on this machine, and --offline forbids fetching it.")
     try:
         info = huggingface_hub.HfApi().model_info(name, files_metadata=True)
-        plan = plan_download(name, info, Path(huggingface_hub.constants.HF_HUB_CACHE))
-        if ask is None or not ask(plan):
-            raise ModelError(f"{plan}. Not downloaded: nobody agreed. Say yes when asked, or give --yes.")
+    except Exception as error:  # the library lets its HTTP client's errors through, and that client has changed
+        raise _unreachable(name, error) from error
+    plan = plan_download(name, info, Path(huggingface_hub.constants.HF_HUB_CACHE))
+    if ask is None or not ask(plan):
+        raise ModelError(f"{plan}. Not downloaded: nobody agreed. Say yes when asked, or give --yes.")
+    try:
         return Path(huggingface_hub.snapshot_download(name, revision=info.sha, allow_patterns=list(plan.files)))
-    except (HfHubHTTPError, OSError) as error:
-        raise ModelError(
-            f"{name!r} cannot be fetched: {str(error).splitlines()[0]}. Check the name and the connection, or give a folder."
-        ) from error
+    except Exception as error:  # as above
+        raise _unreachable(name, error) from error
+
+
+def _unreachable(name: str, error: Exception) -> ModelError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return ModelError(f"{name!r} is no path here, and the hub does not give it ({reason}). Check the name and the connection.")
 
 
 def plan_download(name: str, info: Any, target: Path) -> Download:

@@ -1,0 +1,141 @@
+"""Seconds a step and peak memory of real-size Stable Diffusion networks, ours beside plain diffusers at its defaults.
+
+    python benchmarks/pretrained_speed.py sd15 --side 512 --steps 3
+    python benchmarks/pretrained_speed.py sdxl --side 768 --steps 2
+
+The weights are random, because speed and memory do not depend on them: a diffusers folder in half precision, written once
+under the temporary folder.  Each side opens it and paints in a process of its own, in turn, so that a noisy machine
+disturbs both alike; CPU seconds are given beside wall seconds, because on a shared machine only they can be compared.
+Results go to benchmarks/pretrained_speed.json, by family.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+FAMILIES = HERE.parent / "src/bowerbird/models/pretrained/families"
+PROMPT = "a photo of a bird on a branch"
+CLASSES = {"sd15": "StableDiffusionPipeline", "sdxl": "StableDiffusionXLPipeline"}
+
+
+def write_random_model(family: str, folder: Path) -> None:
+    """A diffusers folder with the family's configs, CLIP's vocabulary and random half-precision weights of the real shapes."""
+    import shutil
+
+    import torch
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from safetensors.torch import save_file
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    from bowerbird.models.pretrained.clip import clip_vocabulary
+
+    shutil.copytree(FAMILIES / family, folder)
+    vocabulary, merges = clip_vocabulary()
+    for tokenizer in folder.glob("tokenizer*"):
+        (tokenizer / "vocab.json").write_text(json.dumps(vocabulary))
+        (tokenizer / "merges.txt").write_text("#version: 0.2\n" + "\n".join(map(" ".join, merges)) + "\n")
+    generator = torch.Generator().manual_seed(0)
+    encoders = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
+    for part in ("unet", "vae", *encoders):
+        if not (folder / part).exists():
+            continue
+        config = json.loads((folder / part / "config.json").read_text())
+        with torch.device("meta"):
+            if part in encoders:
+                network = encoders[part](CLIPTextConfig(**config))
+            else:
+                network = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}[part].from_config(config)
+        tensors = {}
+        for name, tensor in network.state_dict().items():
+            scale = 1 / max(1, tensor[0].numel()) ** 0.5 if tensor.ndim > 1 else 0
+            values = torch.randn(tensor.shape, generator=generator).mul_(scale) if scale else torch.ones(tensor.shape)
+            tensors[name if part not in encoders or "text_model." in name else f"text_model.{name}"] = values.half()
+        stem = "model" if part in encoders else "diffusion_pytorch_model"
+        save_file(tensors, folder / part / f"{stem}.safetensors")
+
+
+def measure(side: str, family: str, folder: Path, pixels: int, steps: int) -> dict[str, float]:
+    """One process: open the model, paint two pictures; the second shows what a warm model takes."""
+    clock = [(time.perf_counter(), time.process_time())]
+
+    def tick(*_arguments: Any) -> Any:
+        clock.append((time.perf_counter(), time.process_time()))
+        return {} if side == "diffusers" else None
+
+    if side == "ours":
+        import torch
+
+        from bowerbird.models.pretrained import open_pretrained
+        from bowerbird.request import PaintRequest
+
+        painter = open_pretrained(folder, torch.device("cpu"))
+        tick()
+        request = PaintRequest(model=family, prompt=PROMPT, seed=1, size=(pixels, pixels), steps=steps, sampler="euler", guidance=7.0)
+        list(painter.paint(request, tick))
+    else:
+        import diffusers
+        import torch
+
+        extra = {"safety_checker": None, "feature_extractor": None} if family == "sd15" else {}
+        pipeline = getattr(diffusers, CLASSES[family]).from_pretrained(folder, local_files_only=True, **extra)
+        pipeline.scheduler = diffusers.EulerDiscreteScheduler.from_config(pipeline.scheduler.config)
+        tick()
+        generator = torch.Generator().manual_seed(1)
+        arguments = {"width": pixels, "height": pixels, "num_inference_steps": steps, "guidance_scale": 7.0, "generator": generator}
+        pipeline(PROMPT, callback_on_step_end=tick, **arguments)
+    tick()
+    wall = [later[0] - earlier[0] for earlier, later in zip(clock, clock[1:], strict=False)]
+    cpu = [later[1] - earlier[1] for earlier, later in zip(clock, clock[1:], strict=False)]
+    return {
+        "open s": wall[0],
+        "step s": statistics.median(wall[2:-1]),
+        "step cpu s": statistics.median(cpu[2:-1]),
+        "picture s": sum(wall[1:]),
+        "picture cpu s": sum(cpu[1:]),
+        "peak GiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("family", choices=sorted(CLASSES))
+    parser.add_argument("--side", type=int, default=512, help="of the picture, in pixels")
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--measure", choices=["ours", "diffusers"], help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    folder = Path(tempfile.gettempdir()) / f"bowerbird-random-{options.family}"
+    if options.measure:
+        print(json.dumps(measure(options.measure, options.family, folder, options.side, options.steps)))
+        return
+    if not folder.exists():
+        unfinished = folder.with_name(f"{folder.name}.part")
+        write_random_model(options.family, unfinished)
+        unfinished.rename(folder)
+    runs: dict[str, list[dict[str, float]]] = {"diffusers": [], "ours": []}
+    for _ in range(options.rounds):
+        for side, found in runs.items():
+            done = subprocess.run([sys.executable, *sys.argv, "--measure", side], capture_output=True, text=True, check=True)
+            found.append(json.loads(done.stdout.splitlines()[-1]))
+            print(side, {name: round(value, 2) for name, value in found[-1].items()}, flush=True)
+    best = {side: {name: min(run[name] for run in found) for name in found[0]} for side, found in runs.items()}
+    ratio = {name: best["ours"][name] / best["diffusers"][name] for name in best["ours"]}
+    report = {"side px": options.side, "steps": options.steps, "rounds": options.rounds, **best, "ours / diffusers": ratio}
+    target = HERE / "pretrained_speed.json"
+    results = json.loads(target.read_text()) if target.exists() else {}
+    target.write_text(json.dumps({**results, options.family: report}, indent=1) + "\n")
+    print(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()
