@@ -112,4 +112,23 @@ def test_recipes_are_listed_and_shown(bowerbird) -> None:
 
 
 def test_options_of_every_command_may_stand_anywhere() -> None:
-    assert cli._everywhere_first(["info", "x", "--json", "--device", "cpu", "--seed", "3"]) == ["--json", "--device", "cpu", "info", "x", "--seed", "3"]
+    assert cli._everywhere_first(["info", "x", "--json", "--device", "cpu", "--seed", "3"]) == [
+        "--json",
+        "--device",
+        "cpu",
+        "info",
+        "x",
+        "--seed",
+        "3",
+    ]
+
+
+def test_info_tells_all_a_picture_knows(bowerbird, tmp_path: Path) -> None:
+    """Also what is not plain JSON: paths and LoRA files."""
+    from bowerbird.picture_metadata import save_picture
+    from bowerbird.request import Painted, read_request
+
+    request = read_request({"model": "m", "seed": 1, "size": (8, 8), "loras": [{"file": "a/b.safetensors", "weight": 0.5}]})
+    save_picture(Painted(Image.new("RGB", (8, 8)), 1, request), tmp_path / "x.png")
+    code, out, _ = bowerbird("info", "x.png", "--json")
+    assert code == 0 and json.loads(out)["fields"]["loras"] == [{"file": "a/b.safetensors", "weight": 0.5}]

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic_core import to_jsonable_python
 
 from bowerbird.errors import BowerbirdError, RequestError
 from bowerbird.progress import OnProgress, Progress
@@ -258,7 +259,7 @@ def info(context: typer.Context, what: Annotated[str, typer.Argument(help="a mod
         from bowerbird.generate import describe_model
 
         document = describe_model(what)
-    _print(context, document, json.dumps(document, indent=1, ensure_ascii=False))
+    _print(context, document, _to_json(document, indent=1))
 
 
 def main() -> None:
@@ -305,7 +306,12 @@ def _show_warning(
 
 
 def _print(context: typer.Context, document: Any, words: str) -> None:
-    typer.echo(json.dumps(document, ensure_ascii=False) if context.obj.json else words)
+    typer.echo(_to_json(document) if context.obj.json else words)
+
+
+def _to_json(document: Any, indent: int | None = None) -> str:
+    """JSON of plain values, paths and pydantic models."""
+    return json.dumps(document, indent=indent, ensure_ascii=False, default=to_jsonable_python)
 
 
 def _read_size(size: str | None) -> tuple[int, int] | None:
