@@ -239,7 +239,7 @@ def _draw_map(axes: Axes, features: Features, real: Features) -> None:
         places = (rows - mean) @ directions.T
         axes.scatter(places[:, 0], places[:, 1], s=5, color=colour, alpha=0.6, label=name, linewidths=0)
     axes.set(xticks=[], yticks=[], title="where they lie among the real ones")
-    axes.legend(markerscale=3)
+    axes.legend(markerscale=3, loc="upper right")
 
 
 def _draw_scales(axes: Axes, lines: tuple[Line, ...]) -> None:
@@ -248,7 +248,7 @@ def _draw_scales(axes: Axes, lines: tuple[Line, ...]) -> None:
     axes.errorbar(names, [s.value for _, s in scales], [s.margin for _, s in scales], fmt="o-", color="C1", capsize=3, label="painted")
     axes.errorbar(names, [s.floor for _, s in scales], [s.floor_margin for _, s in scales], fmt="o-", color="0.6", capsize=3, label="real")
     axes.set(ylim=(0, None), title="distance from real at each scale (sliced Wasserstein x1000)")
-    axes.legend()
+    axes.legend(loc="upper right")
 
 
 def _draw_ratios(axes: Axes, copies: Copies) -> None:
@@ -259,4 +259,4 @@ def _draw_ratios(axes: Axes, copies: Copies) -> None:
     axes.set(
         xlabel="distance to the nearest training picture / to its neighbours", ylabel="% of pictures", title="left of the line: copies"
     )
-    axes.legend()
+    axes.legend(loc="upper right")

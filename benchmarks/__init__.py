@@ -1,0 +1,1 @@
+"""Bowerbird and its peers, side by side: `python -m benchmarks`."""

@@ -1,0 +1,121 @@
+"""Records: one JSON file for every run of a benchmark, and the page of tables made from them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]
+
+
+def write(folder: Path, record: Record) -> Path:
+    """Save a record under a name made of what was run; running the same again replaces it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{record['name']}.json"
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    return path
+
+
+def read_all(folder: Path, benchmark: str) -> list[Record]:
+    found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    return [record for record in found if record["benchmark"] == benchmark]
+
+
+def best_variant(folder: Path, entrant: str, size: int) -> str | None:
+    """The variant of an entrant with the lowest KID in its pre-runs, None without any."""
+    tried = [r for r in read_all(folder, "quality") if r["entrant"] == entrant and r["size"] == size and r.get("prerun")]
+    return min(tried, key=_kid)["variant"] if tried else None
+
+
+def _kid(record: Record) -> float:
+    return float(record["scores"]["scores"]["kid"]["value"])
+
+
+# ------------------------------------------------------------------------------------------------ tables
+
+
+def page(folder: Path) -> str:
+    """All tables as Markdown."""
+    parts = [
+        "# Bowerbird and its peers, side by side",
+        "",
+        "Made by `python -m benchmarks table` from the records in `benchmarks/records`; each names its command, machine, versions and",
+        "the matrix-multiply rate at the time. Scores are of the feature networks that come with Bowerbird, so they compare only with",
+        "scores made here. Margins are 95 %.",
+        *_quality(read_all(folder, "quality")),
+        *_painting(read_all(folder, "painting")),
+        *_speed(read_all(folder, "speed")),
+        *_startup(read_all(folder, "startup")),
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> list[str]:
+    head = list(head)
+    lines = [head, ["---"] * len(head), *rows]
+    return ["", *("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)]
+
+
+def _quality(records: list[Record]) -> list[str]:
+    runs = sorted((r for r in records if not r.get("prerun")), key=lambda r: (r["size"], r.get("minutes") or 0, _kid(r)))
+    head = ["", "minutes", "seed", "KID x1000", "second opinion", "precision", "recall", "coverage", "SWD, finest"]
+    head += ["copies", "pictures/s", "memory"]
+    rows = [_quality_row(r) for r in runs]
+    tried = sorted((r for r in records if r.get("prerun")), key=lambda r: (r["entrant"], _kid(r)))
+    out = ["", "## Quality at equal time"] + (table(head, rows) if rows else ["", "No record yet."])
+    if tried:
+        trials = [(r["entrant"], r["variant"], r["minutes"], _score(r, "kid"), f"{r['trained']['parameters'] / 1e6:.1f} M") for r in tried]
+        out += ["", "Each peer's size was chosen by a pre-run:", *table(("entrant", "size", "minutes", "KID x1000", "parameters"), trials)]
+    return out
+
+
+def _quality_row(r: Record) -> tuple[object, ...]:
+    finest = max((key for key in r["scores"]["scores"] if key.startswith("swd_")), key=lambda key: int(key.removeprefix("swd_")))
+    trained = r.get("trained")
+    return (
+        f"{r['entrant']} {r.get('variant') or ''}".strip(),
+        f"{r['minutes']:g}" if trained else "-",
+        r["seed"],
+        _score(r, "kid"),
+        _score(r, "kid_second_opinion"),
+        *(_score(r, key) for key in ("precision", "recall", "coverage", finest)),
+        f"{r['scores']['copies']['rate']:.1%}",
+        f"{trained['pictures_seen'] / trained['seconds']:.1f}" if trained else "-",
+        f"{trained['peak_bytes'] / 2**20:,.0f} MB" if trained else "-",
+    )
+
+
+def _score(record: Record, key: str) -> str:
+    return _margin(record["scores"]["scores"][key])
+
+
+def _margin(score: Record) -> str:
+    digits = 0 if score["margin"] >= 2 else 1 if score["margin"] >= 0.2 else 2
+    return f"{score['value']:,.{digits}f} ± {score['margin']:.{digits}f}"
+
+
+def _painting(records: list[Record]) -> list[str]:
+    rows: list[tuple[object, ...]] = [
+        (r["entrant"], r["minutes"], step["steps"], f"{step['seconds_per_picture']:.2f}", _margin(step["kid"]))
+        for r in records
+        for step in r["sweep"]
+    ]
+    return _section("Seconds per picture, and what they buy", ("", "minutes trained", "steps", "s/picture", "KID x1000"), rows)
+
+
+def _speed(records: list[Record]) -> list[str]:
+    rows: list[tuple[object, ...]] = [
+        (r["network"], r["batch"], f"{r['ours']:.2f}", f"{r['diffusers']:.2f}", f"{r['ours'] / r['diffusers']:.2f}") for r in records
+    ]
+    return _section("Training pictures a second, same network", ("U-Net", "batch", "ours", "diffusers", "ratio"), rows)
+
+
+def _startup(records: list[Record]) -> list[str]:
+    rows: list[tuple[object, ...]] = [(what, f"{seconds:.2f}") for r in records for what, seconds in r["seconds"].items()]
+    return _section("Start-up", ("", "seconds"), rows)
+
+
+def _section(title: str, head: Iterable[str], rows: list[tuple[object, ...]]) -> list[str]:
+    return ["", f"## {title}", *table(head, rows)] if rows else []

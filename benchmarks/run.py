@@ -1,0 +1,181 @@
+"""The benchmarks.  Each takes the options of the command line and returns what it found, for the record."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks import machine, records
+from benchmarks.entrants import ENTRANTS, TRIVIAL, Entrant
+from benchmarks.pictures import BenchPictures, prepare
+from bowerbird.errors import Stopped
+from bowerbird.evaluate import evaluate, metrics
+from bowerbird.evaluate.features import Pixels, extract
+from bowerbird.progress import Progress
+from bowerbird.sheets import contact_sheet
+
+SAMPLES = 64
+STEPS_TRIED = (5, 10, 20, 50, 100)
+Found = dict[str, Any]
+
+
+def quality(options: argparse.Namespace) -> Found:
+    """Train for so many minutes, paint, and be judged against pictures nobody trained on."""
+    bench = prepare(options.pictures, options.splits, options.size, options.work)
+    found: Found = {"entrant": options.entrant, "size": options.size, "minutes": options.minutes, "seed": options.seed}
+    if options.entrant in TRIVIAL:
+        pixels = TRIVIAL[options.entrant](bench.train, options.count, options.seed)
+        found["name"] = f"quality-{options.entrant}-{options.size}px-seed{options.seed}"
+    else:
+        entrant, variant = ENTRANTS[options.entrant], _variant(options)
+        found |= {"variant": variant, "prerun": options.prerun, "name": _name("quality", options, variant) + "-prerun" * options.prerun}
+        found["trained"], out = _train(entrant, variant, bench, options)
+        paint = entrant.open(out)
+        started = time.monotonic()
+        pixels = paint(options.count, options.seed + 1, options.steps)
+        found["painting"] = {
+            "steps": options.steps or entrant.default_steps,
+            "seconds_per_picture": (time.monotonic() - started) / options.count,
+        }
+    report = evaluate(pixels, bench.held, train=bench.train, out=options.work / "reports" / found["name"], count=options.count)
+    options.records.mkdir(parents=True, exist_ok=True)
+    _sheet(pixels[:SAMPLES]).save(options.records / f"{found['name']}.webp", quality=90)
+    return found | {"scores": report.to_json()}
+
+
+def painting(options: argparse.Namespace) -> Found:
+    """Seconds per picture against KID, by number of steps, of one trained model."""
+    bench = prepare(options.pictures, options.splits, options.size, options.work)
+    entrant, variant = ENTRANTS[options.entrant], _variant(options)
+    _, out = _train(entrant, variant, bench, options)
+    paint, held, sweep = entrant.open(out), extract(bench.held), []
+    paint(1, 0, STEPS_TRIED[0])  # warms up
+    for steps in STEPS_TRIED:
+        started = time.monotonic()
+        pixels = paint(options.count, options.seed + 1, steps)
+        seconds = (time.monotonic() - started) / options.count
+        (kid,) = metrics.compare(metrics.kid, extract(pixels), held)
+        sweep.append({"steps": steps, "seconds_per_picture": seconds, "kid": {"value": 1000 * kid.value, "margin": 1000 * kid.margin}})
+    name = _name("painting", options, variant)
+    return {"name": name, "entrant": options.entrant, "variant": variant, "minutes": options.minutes, "seed": options.seed, "sweep": sweep}
+
+
+def speed(options: argparse.Namespace) -> Found:
+    """Training pictures a second of our loop and of diffusers' recipe on the same U-Net, in turns, median of the rounds."""
+    from benchmarks.train_diffusers import BATCH, Recipe, batches
+    from bowerbird.models.unet import unet_class, unet_config
+    from bowerbird.recipe import read_recipe
+    from bowerbird.training import train
+
+    bench = prepare(options.pictures, options.splits, options.size, options.work)
+    steps, rounds = 12, 3
+    ours, theirs = [], []
+    theirs_recipe = Recipe(unet_class()(**unet_config(options.network, options.size, 3, 0, 0.0)))
+    draw = batches(bench.folder)
+    recipe = read_recipe("pixel-64-ddpm", [f"model.size={options.network}", f"data.size={options.size}", f"train.batch={BATCH}"])
+    for number in range(rounds):
+        stamps: list[float] = []
+
+        def listen(event: Progress, stamps: list[float] = stamps) -> bool:
+            if event.stage == "train":
+                stamps.append(time.monotonic())
+            return len(stamps) <= steps
+
+        out = options.work / f"speed-{number}"
+        try:
+            train(bench.folder, out, recipe, device=torch.device("cpu"), on_progress=listen)
+        except Stopped:
+            shutil.rmtree(out)
+        ours += np.diff(stamps).tolist()
+        for _ in range(steps):
+            started = time.monotonic()
+            theirs_recipe.step(draw())
+            theirs.append(time.monotonic() - started)
+    return {
+        "name": f"speed-{options.network}",
+        "network": options.network,
+        "batch": BATCH,
+        "ours": BATCH / statistics.median(ours),
+        "diffusers": BATCH / statistics.median(theirs),
+    }
+
+
+def startup(options: argparse.Namespace) -> Found:
+    """Seconds from pressing return: help, import, and the first picture from the same U-Net, ours and through diffusers."""
+    bench = prepare(options.pictures, options.splits, options.size, options.work)
+    run = options.work / f"startup-{options.network}"
+    if not run.exists():
+        train = [sys.executable, "-m", "bowerbird", "train", str(bench.folder), "--out", str(run), "--recipe", "pixel-64-ddpm"]
+        machine.run_child([*train, "--pictures", "64", "--set", f"model.size={options.network}"], options.work / "startup.log")
+    from bowerbird.generate import find_model_folder
+
+    theirs = (
+        "from diffusers import DDIMScheduler, DDPMPipeline; "
+        f"p = DDPMPipeline.from_pretrained({str(find_model_folder(run))!r}); p.scheduler = DDIMScheduler.from_config(p.scheduler.config); "
+        "p(num_inference_steps=20).images[0].save('/dev/null', 'PNG')"
+    )
+    python, ours = [sys.executable, "-c"], [sys.executable, "-m", "bowerbird"]
+    commands = {
+        "python -c pass": [*python, "pass"],
+        "bowerbird --help": [*ours, "--help"],
+        "import bowerbird": [*python, "import bowerbird"],
+        "first picture, bowerbird generate, 20 steps": [*ours, "generate", str(run), "--steps", "20", "--out", str(options.work / "first")],
+        "first picture, diffusers' DDPMPipeline, 20 DDIM steps": [*python, theirs],
+    }
+    log = options.work / "startup.log"
+    return {
+        "name": f"startup-{options.network}",
+        "seconds": {what: min(machine.run_child(command, log).seconds for _ in range(3)) for what, command in commands.items()},
+    }
+
+
+BENCHMARKS: dict[str, Callable[[argparse.Namespace], Found]] = {
+    "quality": quality,
+    "painting": painting,
+    "speed": speed,
+    "startup": startup,
+}
+
+
+def _name(benchmark: str, options: argparse.Namespace, variant: str) -> str:
+    return f"{benchmark}-{options.entrant}-{variant}-{options.size}px-{options.minutes:g}min-seed{options.seed}"
+
+
+def _variant(options: argparse.Namespace) -> str:
+    """The variant asked for, else the winner of the pre-runs."""
+    variants = ENTRANTS[options.entrant].variants
+    chosen = options.variant or records.best_variant(options.records, options.entrant, options.size)
+    if chosen is None and len(variants) == 1:
+        return variants[0]
+    if chosen is None:
+        raise SystemExit(f"first choose a size of {options.entrant}: run quality --prerun --variant with each of {', '.join(variants)}.")
+    return str(chosen)
+
+
+def _train(entrant: Entrant, variant: str, bench: BenchPictures, options: argparse.Namespace) -> tuple[Found, Path]:
+    """Train in a process of its own, or take what an equal run left; what it took, and where the model is."""
+    out = options.work / _name("trained", options, variant)
+    marker = out / "benchmark.json"
+    if marker.exists():
+        return json.loads(marker.read_text()), out
+    shutil.rmtree(out, ignore_errors=True)
+    command = entrant.command(bench.folder, out, options.minutes, options.seed, variant)
+    child = machine.run_child(command, options.work / f"{out.name}.log")
+    found = {"seconds": child.seconds, "peak_bytes": child.peak_bytes, **entrant.training(out)}
+    marker.write_text(json.dumps(found))
+    return found, out
+
+
+def _sheet(pixels: Pixels) -> Image.Image:
+    return contact_sheet([Image.fromarray(picture) for picture in pixels], columns=8)

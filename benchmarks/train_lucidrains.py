@@ -1,0 +1,141 @@
+"""denoising-diffusion-pytorch's own `Trainer` for a given time.
+
+    pip install --no-deps denoising-diffusion-pytorch==2.3.4 einops ema-pytorch
+    python -m benchmarks.train_lucidrains FOLDER OUT --minutes 20 --seed 0 --variant medium
+
+Its defaults: Unet with multipliers 1 2 4 8, v prediction, sigmoid schedule, Adam 1e-4, batch 16, EMA 0.995, flips.  Sampling
+and FID on the way, which its Trainer does by default, are off: they would only cost it time.
+"""
+
+from __future__ import annotations
+
+import time
+
+STARTED = time.monotonic()  # before the slow imports: they are part of the time
+
+import argparse  # noqa: E402
+import contextlib  # noqa: E402
+import json  # noqa: E402
+import sys  # noqa: E402
+from collections.abc import Iterator  # noqa: E402
+from pathlib import Path  # noqa: E402
+from types import ModuleType  # noqa: E402
+from typing import Any  # noqa: E402
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from PIL import Image  # noqa: E402
+
+from bowerbird import weights  # noqa: E402
+
+VARIANTS = {"small": 16, "medium": 32, "large": 64}  # `dim`; 64 is its readme's
+TIMESTEPS = 1000
+
+
+class TimeIsUp(Exception):  # noqa: N818 - the way out of somebody else's loop
+    pass
+
+
+def diffusion(variant: str, size: int, sampling_steps: int = TIMESTEPS) -> Any:
+    """Its GaussianDiffusion around its Unet."""
+    _stand_in_for_torchvision()
+    from denoising_diffusion_pytorch import GaussianDiffusion, Unet
+
+    return GaussianDiffusion(
+        Unet(dim=VARIANTS[variant], dim_mults=(1, 2, 4, 8), flash_attn=False),
+        image_size=size,
+        timesteps=TIMESTEPS,
+        sampling_timesteps=sampling_steps,
+    )
+
+
+def until(deadline: float, batches: Iterator[Any]) -> Iterator[Any]:
+    for batch in batches:
+        if time.monotonic() > deadline:
+            raise TimeIsUp
+        yield batch
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--variant", choices=VARIANTS, default="medium")
+    options = parser.parse_args()
+    torch.manual_seed(options.seed)
+    size = Image.open(next(options.folder.glob("*.png"))).width
+    model = diffusion(options.variant, size)
+    from denoising_diffusion_pytorch import Trainer
+
+    options.out.mkdir(parents=True, exist_ok=True)
+    never = 10**9
+    trainer = Trainer(
+        model, str(options.folder), train_num_steps=never, save_and_sample_every=never, calculate_fid=False, results_folder=str(options.out)
+    )
+    trainer.dl = until(STARTED + 60 * options.minutes, trainer.dl)
+    with contextlib.suppress(TimeIsUp):
+        trainer.train()
+    (options.out / "model.safetensors").write_bytes(weights.to_bytes(trainer.ema.ema_model.state_dict()))
+    told = {"pictures_seen": trainer.step * trainer.batch_size, "parameters": sum(p.numel() for p in model.model.parameters())}
+    (options.out / "training.json").write_text(json.dumps(told | {"variant": options.variant, "size": size}))
+
+
+def _stand_in_for_torchvision() -> None:
+    """The handful of transforms it uses, where no torchvision is built for this torch."""
+    try:
+        import torchvision  # noqa: F401
+    except (ImportError, RuntimeError):
+        module, transforms, utils = ModuleType("torchvision"), ModuleType("torchvision.transforms"), ModuleType("torchvision.utils")
+        for each in (Compose, Lambda, Resize, RandomHorizontalFlip, CenterCrop, ToTensor):
+            setattr(transforms, each.__name__, each)
+        module.transforms, module.utils = transforms, utils  # type: ignore[attr-defined]
+        sys.modules |= {"torchvision": module, "torchvision.transforms": transforms, "torchvision.utils": utils}
+
+
+class Compose:
+    def __init__(self, transforms: list[Any]) -> None:
+        self.transforms = transforms
+
+    def __call__(self, picture: Any) -> Any:
+        for transform in self.transforms:
+            picture = transform(picture)
+        return picture
+
+
+class Lambda:
+    def __init__(self, function: Any) -> None:
+        self.function = function
+
+    def __call__(self, picture: Any) -> Any:
+        return self.function(picture)
+
+
+class Resize:
+    """The pictures have their size already."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __call__(self, picture: Image.Image) -> Image.Image:
+        assert picture.size == (self.size, self.size)
+        return picture
+
+
+class CenterCrop(Resize):
+    pass
+
+
+class RandomHorizontalFlip:
+    def __call__(self, picture: Image.Image) -> Image.Image:
+        return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if torch.rand(1) < 0.5 else picture
+
+
+class ToTensor:
+    def __call__(self, picture: Image.Image) -> torch.Tensor:
+        return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""`evaluate` on real pictures: what it must see, and what it must not be fooled by."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from bowerbird.errors import PictureFolderError
+from bowerbird.evaluate import evaluate, metrics
+from bowerbird.evaluate.features import JUDGE, SECOND_OPINION, Pixels, extract
+from bowerbird.evaluate.judge import PictureSet, paint_like, read_generated, read_real
+from bowerbird.progress import Cancelled, OnProgress
+from bowerbird.request import Painted, PaintRequest
+
+
+class Brush:
+    """A painter of plain squares: red ones with the label "warm", others blue."""
+
+    def __init__(self, labels: tuple[str, ...] = ()) -> None:
+        self.labels = labels
+
+    def describe(self) -> dict[str, Any]:
+        return {"labels": self.labels}
+
+    def paint(self, request: PaintRequest, on_progress: OnProgress | None = None) -> Iterator[Painted]:
+        for i in range(request.count):
+            seed = (request.seed or 0) + i
+            colour = (255, seed, 0) if request.label == "warm" else (0, seed, 255)
+            yield Painted(Image.new("RGB", (16, 16), colour), seed, request)
+
+
+def blurred(pixels: Pixels, side: int) -> Pixels:
+    x = torch.from_numpy(pixels.copy()).permute(0, 3, 1, 2)
+    small = F.interpolate(x, (side, side), mode="bicubic", antialias=True)
+    return F.interpolate(small, x.shape[2:], mode="bicubic", antialias=True).permute(0, 2, 3, 1).numpy()
+
+
+def noised(pixels: Pixels, strength: float) -> Pixels:
+    return np.clip(pixels + np.random.default_rng(0).normal(0, 255 * strength, pixels.shape), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("network", [JUDGE, SECOND_OPINION])
+def test_worse_pictures_score_worse(animals: Pixels, network: str) -> None:
+    """KID rises with blur and with noise, for both networks; the undamaged half is nearest of all."""
+    real, others = extract(animals[120:], network), animals[:60]
+    clean = metrics.kid(extract(others, network), real)
+    by_blur = [metrics.kid(extract(blurred(others, side), network), real) for side in (32, 16)]
+    by_noise = [metrics.kid(extract(noised(others, strength), network), real) for strength in (0.05, 0.2)]
+    assert clean < by_blur[0] < by_blur[1]
+    assert clean < by_noise[0] < by_noise[1]
+
+
+def test_blur_shows_at_the_finest_scale(animals: Pixels) -> None:
+    real = metrics.laplacian_patches(animals[120:])
+    clean, blurry = (metrics.laplacian_patches(x) for x in (animals[:120], blurred(animals[:120], 32)))
+    worse = {
+        side: metrics.sliced_wasserstein(blurry[side], real[side]) / metrics.sliced_wasserstein(clean[side], real[side]) for side in real
+    }
+    assert worse[64] > 1.5
+    assert worse[64] > worse[32] > worse[16]
+
+
+def test_real_pictures_pass_and_their_copies_are_caught(animals: Pixels, tmp_path: Path) -> None:
+    """Half the set against the other half is at the floor; trained on itself, it is all copies.  The report says so, and stands alone."""
+    painted, real = animals[:120], animals[120:]
+    report = evaluate(painted, real, train=painted, out=tmp_path)
+    assert report.score("kid").at_the_floor
+    assert report.copies is not None and report.copies.rate == 1.0
+
+    document = json.loads((tmp_path / "report.json").read_text())
+    assert document == json.loads(json.dumps(report.to_json()))
+    assert document["scores"]["kid"]["value"] == pytest.approx(report.score("kid").value)
+    assert document["copies"]["originals"] == list(range(120))
+    assert any("cannot tell" in sentence for sentence in document["verdict"])
+    assert any("100% of the pictures are copies" in sentence for sentence in document["verdict"])
+    assert any("margins are wide" in sentence for sentence in document["verdict"])
+    page = (tmp_path / "report.html").read_text()
+    assert not re.search(r"""(src|href)=["'](?!data:image/png;base64,)""", page)
+    for line in report.lines:
+        assert line.name in page
+        assert line.name in report.to_text()
+
+
+def test_a_dropped_mode_is_named(animals: Pixels) -> None:
+    """One picture painted over and over: each is real, yet there is no variety."""
+    report = evaluate(animals[:1].repeat(40, axis=0), animals[120:180])
+    assert report.score("recall").value < 0.1
+    assert not report.score("kid").at_the_floor
+    assert any("Variety is missing" in sentence for sentence in report.verdict())
+
+
+def test_labels_are_judged_where_there_are_any(picture_folder: Path) -> None:
+    """Warm and cold discs are told apart by what was learnt from discs."""
+    report = evaluate(picture_folder, picture_folder)
+    assert report.score("classification_accuracy").value > 0.9
+
+
+def test_equal_pictures_are_counted_as_often_as_they_are_there(picture_folder: Path, tmp_path: Path) -> None:
+    """The data gate keeps each content once, which would hide a painter that paints one picture for ever."""
+    for number, file in enumerate(["000", "000", "002"]):
+        (tmp_path / f"{number}.png").write_bytes((picture_folder / f"cold/{file}.png").read_bytes())
+    found = read_generated(tmp_path)
+    assert found.pixels.shape == (3, 16, 16, 3)
+    assert np.array_equal(found.pixels[0], found.pixels[1])
+    assert not np.array_equal(found.pixels[0], found.pixels[2])
+
+
+def test_the_training_folder_is_never_its_own_examiner(picture_folder: Path) -> None:
+    """Given twice, it is split as training splits it: held-out pictures to compare with, the others to look for copies of."""
+    real, originals = read_real(picture_folder, picture_folder, 16)
+    everything, _ = read_real(picture_folder, None, 16)
+    assert originals is not None
+    assert len(real.pixels) + len(originals) == len(everything.pixels) == 60
+    assert not {p.tobytes() for p in real.pixels} & {p.tobytes() for p in originals}
+
+
+def test_a_painter_is_asked_for_the_labels_of_the_real_pictures() -> None:
+    real = PictureSet("real", np.zeros((40, 16, 16, 3), np.uint8), ("warm",) * 30 + ("cold",) * 9 + ("unknown",))
+    painted = paint_like(Brush(("warm", "cold")), real, 20, seed=5)
+    assert Counter(painted.labels) == {"warm": 15, "cold": 5}
+    assert (painted.pixels[..., 0].max((1, 2)) == np.where(np.array(painted.labels) == "warm", 255, 0)).all()
+    assert sorted(painted.pixels[:, 0, 0, 1]) == list(range(5, 25))  # every picture has a seed of its own
+
+
+def test_a_painter_paints_at_its_own_size(picture_folder: Path) -> None:
+    report = evaluate(Brush(), picture_folder, count=12)
+    assert report.pixels.shape == report.real_pixels[:12].shape == (12, 16, 16, 3)
+
+
+def test_too_few_pictures_are_refused(animals: Pixels) -> None:
+    with pytest.raises(PictureFolderError, match="3 generated pictures are too few"):
+        evaluate(animals[:3], animals[10:40])
+
+
+def test_it_can_be_cancelled(animals: Pixels) -> None:
+    with pytest.raises(Cancelled):
+        evaluate(animals[:30, ::-1], animals[40:60], on_progress=lambda event: False)
