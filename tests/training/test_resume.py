@@ -42,7 +42,7 @@ def test_stopped_and_resumed_equals_unbroken(picture_folder: Path, unbroken: Pat
 
 def test_killed_again_and_again_equals_unbroken(picture_folder: Path, tmp_path: Path) -> None:
     """SIGKILL at random moments, a quarter of them while something is being saved; nothing beyond the last save is lost."""
-    recipe = tiny_recipe(train={"dropout": 0.1, "pictures": 800}, sample={"every_epochs": 5, "count": 2, "steps": 1})
+    recipe = tiny_recipe(train={"dropout": 0.1, "pictures": 1600}, sample={"every_epochs": 10, "count": 2, "steps": 1})
     run_here(picture_folder, tmp_path / "unbroken", recipe)
     tally = kill_again_and_again(picture_folder, tmp_path / "killed", recipe, KILLS)
     assert tally.kills == KILLS and tally.inside_a_save >= KILLS // 8

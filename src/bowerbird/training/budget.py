@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,10 +28,8 @@ from bowerbird.training.batches import draw_batch
 from bowerbird.training.checkpoint import SAVE_SECONDS, read_surroundings, save_checkpoint
 from bowerbird.training.held_out import LOOK_AT, look
 from bowerbird.training.report import write_tensorboard
+from bowerbird.training.run import Run
 from bowerbird.training.snapshot import manifest_of, paint_grid, snapshot_every, take_snapshot
-
-if TYPE_CHECKING:
-    from bowerbird.training.loop import Run
 
 CALIBRATION_SECONDS = 3.0  # of updates at least, or this share of the hours, if that is more
 CALIBRATION_SHARE = 0.02
@@ -108,8 +106,7 @@ def forecast(run: Run, update: Callable[[], float], budget: Budget) -> Forecast:
     ResourceError when it would not fit into memory, with what to change.
     """
     peak = require_memory(run)
-    with no_trace(run.device):
-        pace = calibrate(run, update, budget)
+    pace = calibrate(run, update, budget)
     epoch, spent = len(run.pictures.train), time.monotonic() - budget.started
     recipe = run.recipe
     if budget.hours is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
 import numpy as np
@@ -12,9 +12,7 @@ import numpy as np
 from bowerbird.recipe import write_recipe
 from bowerbird.storage import write_file
 from bowerbird.training.record import Record
-
-if TYPE_CHECKING:
-    from bowerbird.training.loop import Run
+from bowerbird.training.run import Run
 
 _TEMPLATES = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parents[1] / "templates"), autoescape=True)
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -20,10 +20,8 @@ from bowerbird.sheets import animation_bytes, contact_sheet, png_bytes
 from bowerbird.storage import write_file
 from bowerbird.training.held_out import Best, better, look
 from bowerbird.training.report import write_report
+from bowerbird.training.run import Run
 from bowerbird.training.world import World
-
-if TYPE_CHECKING:
-    from bowerbird.training.loop import Run
 
 MAX_FRAMES = 100
 MAX_SNAPSHOTS = 40  # a small folder has short epochs; painting a grid after each ten of them would take most of the time
