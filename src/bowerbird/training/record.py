@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,12 @@ class Record:
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
         with self.path.open("a") as file:
             file.write(json.dumps(finite) + "\n")
+
+    def sync(self) -> None:
+        """Make all lines durable: a checkpoint that survives a power cut must not outlive the record of how it came to be."""
+        if self.path.exists():
+            with self.path.open("a") as file:
+                os.fsync(file.fileno())
 
     def lines(self) -> list[dict[str, Any]]:
         """All whole lines; one that a kill cut in half is left out."""

@@ -211,6 +211,7 @@ def keep_checkpoint(run: Run, before_decay: bool = False, finished: bool = False
         return
     folder = run.out / "checkpoints"
     name = free_entry(folder, run.state.seen)
+    run.record.sync()
     save_checkpoint(run.disk, folder / name, run.state, run.surroundings)
     old = read_run_state(run.out)
     new = old.model_copy(update={"checkpoint": name, "finished": finished, "before_decay": name if before_decay else old.before_decay})
