@@ -533,5 +533,6 @@ def _file_system() -> list[Case]:
         Case("odd/up", link(".."), "rejected", "E_LINK"),
         Case("odd/root", link("/"), "rejected", "E_LINK"),
         Case("odd/run/run.json", b"{}", "inside", "odd/run/"),
+        Case("odd/run/recipe.toml", b"", "inside", "odd/run/"),
         Case("odd/run/samples.png", encode(_distinct(40), "PNG"), "inside", "odd/run/"),
     ]

@@ -7,6 +7,7 @@ held nothing before, so there is no link to be led away by.  What is refused is 
 from __future__ import annotations
 
 import contextlib
+import errno
 import gzip
 import json
 import os
@@ -112,7 +113,7 @@ def _write(member: _Member, target: Path, room: int) -> int:
     except NotADirectoryError:
         raise Rejected("E_NAME", "an earlier member of the archive is a file where this needs a folder") from None
     except OSError as error:
-        if path.parent.exists() and shutil.disk_usage(target).free < _CHUNK:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise ResourceError(f"no space left to unpack into {target}; free some or set BOWERBIRD_CACHE to another disk.") from error
         raise Rejected("E_NAME", f"no file can have this name here: {os.strerror(error.errno or 0)}") from None
 

@@ -41,7 +41,7 @@ from bowerbird.progress import OnProgress, Progress, tell
 State = Literal["accepted", "changed", "duplicate", "rejected", "description"]
 
 _RECORD_SECONDS = 3.0  # a killed scan loses no more than this
-_OUR_FOLDERS = ("run.json", "bowerbird.json")  # what marks a training run and a model folder
+_OURS = ({"run.json", "recipe.toml"}, {"bowerbird.json"})  # what marks a training run and a model folder
 _FLAT_CONTRAST = 2.0  # standard deviation of grey values below which a picture has no features to compare
 
 
@@ -206,7 +206,7 @@ def list_files(root: Path, on_progress: OnProgress | None = None) -> Listing:
         except OSError as error:
             odd[folder] = Examined(code="E_PERMISSION", reason=f"this folder cannot be opened: {os.strerror(error.errno or 0)}")
             continue
-        if folder and any(mark in names for mark in _OUR_FOLDERS):
+        if folder and any(marks <= names.keys() for marks in _OURS):
             odd[folder] = Examined(code="E_OURS", reason="a Bowerbird run or model; what it painted is not trained on")
             continue
         for name, entry in names.items():
@@ -276,9 +276,9 @@ def _examine(
         pack = cache.pack_to_fill(size, fit, len(todo))
         jobs = [Job(path, files[path], slot) for slot, path in enumerate(todo)]
         with DecodePool(root, pack, size, fit, workers) as pool:
-            for job, verdict in _recorded(pool.run(jobs), cache, size, fit, pack):
+            for done, (job, verdict) in enumerate(_recorded(pool.run(jobs), cache, size, fit, pack), 1):
                 found[job.path] = verdict
-                tell(on_progress, Progress("read", job.slot + 1, len(todo)))
+                tell(on_progress, Progress("read", done, len(todo)))
     return found
 
 
