@@ -83,7 +83,7 @@ def write_folder(disk: Disk, target: Path, files: Iterable[tuple[str, bytes]], m
         disk.sync_folder(target.parent)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise _disk_error(error, target) from error
+        raise disk_error(error, target) from error
 
 
 def write_file(disk: Disk, target: Path, data: bytes) -> None:
@@ -95,7 +95,7 @@ def write_file(disk: Disk, target: Path, data: bytes) -> None:
         disk.sync_folder(target.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise _disk_error(error, target) from error
+        raise disk_error(error, target) from error
 
 
 def seal(document: dict[str, Any]) -> bytes:
@@ -161,7 +161,8 @@ def _seal_of(document: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(document, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-def _disk_error(error: OSError, target: Path) -> Exception:
+def disk_error(error: OSError, target: Path) -> Exception:
+    """What to raise when `target` could not be written: a ResourceError where a person can mend it."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         free = free_bytes(target.parent)
         return ResourceError(

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from bowerbird.storage import Disk, write_file
+from bowerbird.storage import Disk, disk_error, write_file
 
 
 class Record:
@@ -19,8 +19,11 @@ class Record:
 
     def append(self, **line: Any) -> None:
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
-        with self.path.open("a") as file:
-            file.write(json.dumps(finite) + "\n")
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps(finite) + "\n")
+        except OSError as error:
+            raise disk_error(error, self.path) from error
 
     def sync(self) -> None:
         """Make all lines durable: a checkpoint that survives a power cut must not outlive the record of how it came to be."""

@@ -1,0 +1,101 @@
+"""Faults to plant in a run: damaged files, a disk that fills up, numbers that are not finite."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bowerbird.errors import BowerbirdError
+from bowerbird.recipe import Recipe
+from bowerbird.run_folder import read_run_state
+from bowerbird.storage import Disk
+from bowerbird.training import loop
+from bowerbird.training.record import Record
+from bowerbird.weights import load
+from tests.conftest import tiny_recipe
+from tests.training.runs import run_here
+
+KINDS = ("loss", "gradient", "data")
+
+
+def damage(folder: Path, chance: random.Random) -> None:
+    """Flip a bit, cut off an end, or remove a file, anywhere in the folder."""
+    victim = chance.choice(sorted(path for path in folder.rglob("*") if path.is_file()))
+    data = bytearray(victim.read_bytes())
+    kind = chance.choice(("flip", "cut", "remove"))
+    if kind == "flip":
+        data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+    if kind == "remove":
+        victim.unlink()
+    else:
+        victim.write_bytes(data if kind == "flip" else data[: chance.randrange(len(data))])
+
+
+class FullDisk(Disk):
+    """Space for so many writes and half of the next one."""
+
+    def __init__(self, writes: int) -> None:
+        self.left = writes
+
+    def write(self, path: Path, data: bytes) -> None:
+        if self.left == 0:
+            path.write_bytes(data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.left -= 1
+        super().write(path, data)
+
+
+def writes_of(pictures: Path, run: Path, recipe: Recipe) -> int:
+    """How many writes it takes to bring the run to its end."""
+    disk = FullDisk(10**9)
+    run_here(pictures, run, recipe, disk=disk)
+    return 10**9 - disk.left
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """finite: whether every tensor of every checkpoint is; skipped: updates left out, with names of pictures in the record."""
+
+    finished: bool
+    skipped: int
+    finite: bool
+    error: type[BowerbirdError] | None
+
+
+def plant(pictures: Path, out: Path, kind: str, first: int, times: int, value: float = float("nan")) -> Outcome:
+    """Train with `value` in the loss, a gradient or the data of updates number first.. (counted from 0), `times` of them."""
+    sound = loop._losses
+    error = None
+
+    def bad_losses(run: loop.Run, batch: loop.Batch, rows: slice, weight: Any) -> torch.Tensor:
+        if not first <= run.state.step < first + times:
+            return sound(run, batch, rows, weight)
+        if kind == "data":
+            return sound(run, replace(batch, x0=torch.full_like(batch.x0, value)), rows, weight)
+        losses = sound(run, batch, rows, weight)
+        if kind == "loss":
+            return losses * value
+        losses.register_hook(lambda gradient: torch.full_like(gradient, value))
+        return losses
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "_losses", bad_losses)
+        try:
+            run_here(pictures, out, tiny_recipe())
+        except BowerbirdError as stopped:
+            error = type(stopped)
+    lines = Record(out / "metrics.jsonl").lines()
+    tensors = [t for file in (out / "checkpoints").rglob("*.safetensors") for t in load(file).values()]
+    return Outcome(
+        finished=read_run_state(out).finished,
+        skipped=sum(bool(line.get("skipped")) for line in lines),
+        finite=all(bool(torch.isfinite(t).all()) for t in tensors if t.is_floating_point()),
+        error=error,
+    )

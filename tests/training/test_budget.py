@@ -1,0 +1,133 @@
+"""Hours become pictures once, before the first step, and asking what a run will cost does not change it.  No test reads a clock."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from bowerbird.data.pictures import open_pictures
+from bowerbird.errors import ResourceError, Stopped
+from bowerbird.recipe import Recipe, read_recipe
+from bowerbird.run_folder import read_run_state
+from bowerbird.storage import Disk
+from bowerbird.training import Budget, budget, forecast
+from bowerbird.training.budget import Forecast, Memory, Pace, Watch, frozen_length, kept_bytes, measure_memory, of_length
+from bowerbird.training.checkpoint import read_surroundings
+from bowerbird.training.run import Run, start_or_resume
+from bowerbird.training.signals import StopSignals
+from bowerbird.training.world import World
+from tests.conftest import tiny_recipe
+from tests.training.runs import CPU, assert_same_run, run_here
+
+PACE = Pace(update=0.5, snapshot=7.0, save=2.0, log=0.001)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A calibration of a few updates; how well it was timed does not matter here."""
+    monkeypatch.setattr(budget, "CALIBRATION_SECONDS", 0.01)
+    monkeypatch.setattr(budget, "CALIBRATION_SHARE", 0.0)
+
+
+@pytest.fixture
+def run(picture_folder: Path, tmp_path: Path) -> Run:
+    pictures = open_pictures(picture_folder, 16, "crop", 0.1, 0)
+    (tmp_path / "trial").mkdir()
+    run = start_or_resume(tmp_path / "trial", tiny_recipe(), pictures, CPU, Disk(), StopSignals(), World())
+    assert run is not None
+    return run
+
+
+@pytest.mark.parametrize("seconds", [60, 1000, 3600 * 24])
+@pytest.mark.parametrize("recipe", [tiny_recipe(), read_recipe("pixel-64")], ids=["tiny", "pixel-64"])
+def test_time_to_pictures_and_back(recipe: Recipe, seconds: int) -> None:
+    """The pictures bought fit into the time, and a little more time is not enough for much more: snapshots come in lumps."""
+    pictures = PACE.pictures(seconds, recipe, epoch=1000)
+    assert pictures % recipe.train.batch == 0
+    assert PACE.seconds(of_length(recipe, pictures), 1000) <= seconds
+    assert PACE.seconds(of_length(recipe, pictures + 2 * recipe.train.batch), 1000) > seconds - 2 * PACE.snapshot
+
+
+def test_a_forecast_changes_nothing(picture_folder: Path, tmp_path: Path) -> None:
+    """A run that began with a forecast is bit for bit the run that did not, and the global random state is left as it was."""
+    run_here(picture_folder, tmp_path / "without", tiny_recipe())
+    run_here(picture_folder, tmp_path / "with", tiny_recipe(), budget=Budget(price_per_hour=2.0))
+    assert_same_run(tmp_path / "without", tmp_path / "with")
+    assert not list((tmp_path / "with").glob(".tmp-*"))
+
+    before = torch.get_rng_state()
+    forecast(picture_folder, tiny_recipe(), Budget(), device=CPU)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_hours_are_frozen_into_pictures(picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same hours find the same number of pictures in the run, though the machine is another by then."""
+    buys = iter([160, 9999])
+    monkeypatch.setattr(Pace, "pictures", lambda *_: next(buys))
+
+    def stop(event: object) -> bool:
+        return getattr(event, "stage", "") != "train"
+
+    with pytest.raises(Stopped):
+        run_here(picture_folder, tmp_path, tiny_recipe(), budget=Budget(hours=1.0), on_progress=stop)
+    assert frozen_length(tmp_path, 1.0) == 160
+    assert frozen_length(tmp_path, 2.0) is None
+    run_here(picture_folder, tmp_path, tiny_recipe(), budget=Budget(hours=1.0))
+    state = read_run_state(tmp_path)
+    assert state.finished and str(state.checkpoint).startswith("0000000160")
+    assert read_surroundings(tmp_path / "checkpoints" / str(state.checkpoint))["recipe"]["train"]["pictures"] == 160
+
+
+def test_cost_is_hours_times_price(picture_folder: Path) -> None:
+    plan = forecast(picture_folder, tiny_recipe(), Budget(price_per_hour=3.0), device=CPU)
+    assert plan.cost == pytest.approx(3 * plan.hours)
+    assert plan.pictures == tiny_recipe().train.pictures  # a forecast of pictures does not choose them
+    assert forecast(picture_folder, tiny_recipe(), Budget(), device=CPU).cost is None
+
+
+def test_what_a_forward_pass_keeps_grows_with_its_pictures(run: Run) -> None:
+    """Every picture keeps the same: two measurements tell of any number."""
+    memory = measure_memory(run)
+    assert memory.per_picture > 0
+    assert memory.fixed + 8 * memory.per_picture == pytest.approx(kept_bytes(run, 8), rel=0.02)
+
+
+def test_more_than_there_is_says_what_to_change(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = measure_memory(run)
+    monkeypatch.setattr(budget, "measure_memory", lambda _: replace(memory, save=0))
+    monkeypatch.setattr(budget.devices, "available_memory_bytes", lambda _: replace(memory, save=0).peak(4))
+    with pytest.raises(ResourceError, match=r"train\.micro_batch=4"):
+        budget.require_memory(run)
+    monkeypatch.setattr(budget.devices, "available_memory_bytes", lambda _: 1)
+    with pytest.raises(ResourceError, match=r"smaller model\.size"):
+        budget.require_memory(run)
+
+
+def test_memory_peaks_in_an_update_or_in_a_save() -> None:
+    assert Memory(state=10, fixed=0, per_picture=100, save=50).peak(1) >= 110
+    assert Memory(state=10, fixed=0, per_picture=1, save=50).peak(1) == 50
+
+
+def test_an_overrun_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice as slow as promised: silent in the first twentieth, said then, and not again.  On time: never."""
+    now = 0.0
+    monkeypatch.setattr(budget.time, "monotonic", lambda: now)
+    for slowness, expected in ((2.0, 1), (1.1, 0)):
+        now = 0.0
+        watch, said = Watch(promised_hours=1.0, seen=0, pictures=100), []
+        for seen in range(1, 101):
+            now = slowness * 3600 * seen / 100
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(budget.warnings, "warn", lambda message, stacklevel, seen=seen, said=said: said.append(seen))
+                watch.look(seen)
+        assert len(said) == expected
+        assert not said or said[0] == 5
+
+
+def test_the_line_tells_all() -> None:
+    line = Forecast(1000, 12.5, 0.5, 0.4, 2_000_000_000, "a machine", 1.25).line()
+    for part in ("12.5 pictures/s", "1,000 pictures", "0.50 h", "2.0 GB", "cost 1.25", "a machine"):
+        assert part in line

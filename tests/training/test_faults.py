@@ -1,0 +1,122 @@
+"""Faults that are planted: damaged files, a full disk, numbers that are not finite, changed settings, signals, old formats."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bowerbird.data.pictures import open_pictures
+from bowerbird.errors import ModelError, ResourceError, RunError, Stopped
+from bowerbird.model_folder import MANIFEST, open_model_folder
+from bowerbird.recipe import FREE_FIELDS, check_recipe, flatten
+from bowerbird.run_folder import CHECKPOINT_MANIFEST, model_of_run, read_run_state
+from bowerbird.storage import Disk, verify_folder
+from bowerbird.training.run import start_or_resume
+from bowerbird.training.signals import StopSignals
+from bowerbird.training.world import World
+from tests.conftest import tiny_recipe
+from tests.training.faults import KINDS, FullDisk, damage, plant, writes_of
+from tests.training.runs import CPU, run_here
+
+RECIPE = tiny_recipe(sample={"every_epochs": 1, "count": 1, "steps": 1})
+
+
+@pytest.fixture(scope="module")
+def stopped(picture_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run stopped in its middle, with two checkpoints and a model."""
+    run = tmp_path_factory.mktemp("stopped") / "run"
+    with pytest.raises(Stopped):
+        run_here(picture_folder, run, RECIPE, on_progress=lambda event: not (event.stage == "train" and event.done >= 64))
+    return run
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_damage_is_noticed_before_use(stopped: Path, picture_folder: Path, tmp_path: Path, seed: int) -> None:
+    """One flipped bit, a cut or a missing file in the newest checkpoint: said aloud, and the one before it goes on."""
+    run = shutil.copytree(stopped, tmp_path / "run")
+    newest = run / "checkpoints" / str(read_run_state(run).checkpoint)
+    damage(newest, random.Random(seed))
+    with pytest.raises(ModelError):
+        verify_folder(newest, CHECKPOINT_MANIFEST)
+    pictures = open_pictures(picture_folder, 16, "crop", 0.1, 0)
+    with pytest.warns(UserWarning, match="damaged|passing over"):
+        resumed = start_or_resume(run, RECIPE, pictures, CPU, Disk(), StopSignals(), World())
+    assert resumed is not None and 0 < resumed.state.seen < int(newest.name[:10])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_damaged_model_is_never_opened(stopped: Path, tmp_path: Path, seed: int) -> None:
+    run = shutil.copytree(stopped, tmp_path / "run")
+    damage(model_of_run(run), random.Random(seed))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the passing over is said aloud
+        with pytest.raises(ModelError):
+            open_model_folder(model_of_run(run))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.4, 0.6, 0.8, 0.99])
+def test_a_full_disk_keeps_what_was_saved(stopped: Path, picture_folder: Path, tmp_path: Path, share: float) -> None:
+    """Space ends at some write of resuming, saving or pruning: one sentence, exit code 2, and the run goes on when there is space again."""
+    writes = writes_of(picture_folder, shutil.copytree(stopped, tmp_path / "counted"), RECIPE)
+    run = shutil.copytree(stopped, tmp_path / "run")
+    with pytest.raises(ResourceError, match=r"no space left to write '.*' .*MB") as error:
+        run_here(picture_folder, run, RECIPE, disk=FullDisk(int(share * writes)))
+    assert error.value.exit_code == 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # nothing that run.json names may be damaged
+        verify_folder(run / "checkpoints" / str(read_run_state(run).checkpoint), CHECKPOINT_MANIFEST)
+        verify_folder(model_of_run(run), MANIFEST)
+        run_here(picture_folder, run, RECIPE)
+    assert read_run_state(run).finished
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_number_that_is_not_finite_reaches_no_weight(picture_folder: Path, tmp_path: Path, kind: str) -> None:
+    """Planted once: that update is skipped and its pictures named.  Planted for good: the run stops.  No checkpoint holds it."""
+    once = plant(picture_folder, tmp_path / "once", kind, first=5, times=1)
+    assert once.finished and once.skipped == 1 and once.finite
+    ever = plant(picture_folder, tmp_path / "ever", kind, first=5, times=99)
+    assert ever.error == RunError and ever.finite
+
+
+def _changed(value: Any) -> list[Any]:
+    if isinstance(value, bool):
+        return [not value]
+    if isinstance(value, int):
+        return [value + 8, value * 2, 0, 1]
+    if isinstance(value, float):
+        return [value / 2 + 0.01, 0.05]
+    if isinstance(value, list):
+        return [[0.8, 0.95]]
+    return ["pad", "edm", "eps", "v", "flow", "min-snr", "logit-normal", "muon", "fp32", "bf16", "euler", "nano", "cosine", "another"]
+
+
+@pytest.mark.parametrize("field", sorted(flatten(RECIPE)))
+def test_a_changed_setting_is_free_or_refused_by_name(stopped: Path, picture_folder: Path, tmp_path: Path, field: str) -> None:
+    """Every field of a recipe, changed once: free ones go on, any other is named.  None changes the run in silence."""
+    fields = RECIPE.model_dump(mode="json")
+    section, _, name = field.rpartition(".")
+    for value in _changed(flatten(RECIPE)[field]):
+        where = fields[section] if section else fields
+        before, where[name] = where[name], value
+        try:
+            other = check_recipe(fields)
+        except Exception:
+            where[name] = before
+            continue
+        if flatten(other)[field] != before:
+            break
+    else:
+        pytest.skip("this field has one possible value beside these settings")
+    run = shutil.copytree(stopped, tmp_path / "run")
+    pictures = open_pictures(picture_folder, 16, "crop", 0.1, 0)
+    if field in FREE_FIELDS:
+        assert start_or_resume(run, other, pictures, CPU, Disk(), StopSignals(), World()) is not None
+    else:
+        with pytest.raises(RunError, match=field.replace(".", r"\.")):
+            start_or_resume(run, other, pictures, CPU, Disk(), StopSignals(), World())
