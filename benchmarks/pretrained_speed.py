@@ -12,6 +12,7 @@ Results go to benchmarks/pretrained_speed.json, by family.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import resource
 import statistics
@@ -43,6 +44,8 @@ def write_random_model(family: str, folder: Path) -> None:
     vocabulary, merges = clip_vocabulary()
     for tokenizer in folder.glob("tokenizer*"):
         (tokenizer / "vocab.json").write_text(json.dumps(vocabulary))
+        words = json.loads((tokenizer / "tokenizer_config.json").read_text())
+        (tokenizer / "tokenizer_config.json").write_text(json.dumps({**words, "model_max_length": 77}))
         (tokenizer / "merges.txt").write_text("#version: 0.2\n" + "\n".join(map(" ".join, merges)) + "\n")
     generator = torch.Generator().manual_seed(0)
     encoders = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
@@ -79,6 +82,7 @@ def measure(side: str, family: str, folder: Path, pixels: int, steps: int) -> di
         from bowerbird.request import PaintRequest
 
         painter = open_pretrained(folder, torch.device("cpu"))
+        painter.native = pixels  # paint the asked size as it is, however small, as the other side does
         tick()
         request = PaintRequest(model=family, prompt=PROMPT, seed=1, size=(pixels, pixels), steps=steps, sampler="euler", guidance=7.0)
         list(painter.paint(request, tick))
@@ -87,15 +91,16 @@ def measure(side: str, family: str, folder: Path, pixels: int, steps: int) -> di
         import torch
 
         extra = {"safety_checker": None, "feature_extractor": None} if family == "sd15" else {}
-        pipeline = getattr(diffusers, CLASSES[family]).from_pretrained(folder, local_files_only=True, **extra)
+        # dtype: with transformers 5 the text encoder would stay in the files' half precision, and the U-Net refuse its output
+        pipeline = getattr(diffusers, CLASSES[family]).from_pretrained(folder, local_files_only=True, torch_dtype=torch.float32, **extra)
         pipeline.scheduler = diffusers.EulerDiscreteScheduler.from_config(pipeline.scheduler.config)
         tick()
         generator = torch.Generator().manual_seed(1)
         arguments = {"width": pixels, "height": pixels, "num_inference_steps": steps, "guidance_scale": 7.0, "generator": generator}
         pipeline(PROMPT, callback_on_step_end=tick, **arguments)
     tick()
-    wall = [later[0] - earlier[0] for earlier, later in zip(clock, clock[1:], strict=False)]
-    cpu = [later[1] - earlier[1] for earlier, later in zip(clock, clock[1:], strict=False)]
+    wall = [later[0] - earlier[0] for earlier, later in itertools.pairwise(clock)]
+    cpu = [later[1] - earlier[1] for earlier, later in itertools.pairwise(clock)]
     return {
         "open s": wall[0],
         "step s": statistics.median(wall[2:-1]),
@@ -125,7 +130,7 @@ def main() -> None:
     runs: dict[str, list[dict[str, float]]] = {"diffusers": [], "ours": []}
     for _ in range(options.rounds):
         for side, found in runs.items():
-            done = subprocess.run([sys.executable, *sys.argv, "--measure", side], capture_output=True, text=True, check=True)
+            done = subprocess.run([sys.executable, *sys.argv, "--measure", side], stdout=subprocess.PIPE, text=True, check=True)
             found.append(json.loads(done.stdout.splitlines()[-1]))
             print(side, {name: round(value, 2) for name, value in found[-1].items()}, flush=True)
     best = {side: {name: min(run[name] for run in found) for name in found[0]} for side, found in runs.items()}

@@ -84,5 +84,10 @@ def available_memory_bytes(device: torch.device) -> int:
     """Memory that a run could still take on this device."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
+    if sys.platform == "linux":
+        with open("/proc/meminfo") as lines:  # noqa: PTH123 - not a user's file
+            for line in lines:
+                if line.startswith("MemAvailable"):  # free pages, and those that only cache files
+                    return int(line.split()[1]) * 1024
     pages, page_bytes = os.sysconf("SC_AVPHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
     return pages * page_bytes

@@ -10,9 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from bowerbird.errors import ModelError, PictureFolderError, RequestError
-from bowerbird.models.pretrained import PretrainedPainter, open_pretrained, painter
+from bowerbird.errors import ModelError, PictureFolderError, RequestError, ResourceError
+from bowerbird.models.pretrained import PretrainedPainter, memory, open_pretrained, painter
 from bowerbird.models.pretrained.canvas import border_step, extend
+from bowerbird.models.pretrained.loading import count_weights
 from bowerbird.picture_metadata import read_metadata, save_picture
 from bowerbird.progress import Cancelled, Progress
 from bowerbird.request import Lora, Painted, PaintRequest
@@ -312,3 +313,49 @@ def test_values_that_are_no_numbers_are_said(tiny: Any):
         model.vae.decoder.conv_out.bias.fill_(float("nan"))
     with pytest.raises(ModelError, match="not numbers"):
         paint(model)
+
+
+# Memory
+
+
+def test_precision_follows_the_memory_there_is(tiny: Any, monkeypatch: pytest.MonkeyPatch):
+    """Whole precision if it fits, half if only that does, and a forecast in words if nothing does."""
+    numbers = count_weights(tiny("sdxl").folder)
+    assert numbers == sum(p.numel() for network in tiny("sdxl").networks.values() for p in network.parameters()) + 2 * 77  # position ids
+    for room, dtype in ((4 * numbers + 1, torch.float32), (4 * numbers, torch.bfloat16)):
+        monkeypatch.setattr(memory, "available_memory_bytes", lambda _device, room=room: room)
+        assert open_pretrained(tiny("sdxl").folder, CPU).unet.dtype == dtype
+    monkeypatch.setattr(memory, "available_memory_bytes", lambda _device: 2 * numbers)
+    with pytest.raises(ResourceError, match="even in half precision"):
+        open_pretrained(tiny("sdxl").folder, CPU)
+
+
+def test_large_pictures_are_decoded_in_tiles_when_memory_is_short(sd15: PretrainedPainter, monkeypatch: pytest.MonkeyPatch):
+    assert not sd15.vae.use_tiling
+    monkeypatch.setattr(memory, "available_memory_bytes", lambda _device: 1_000_000)
+    paint(sd15)
+    assert sd15.vae.use_tiling
+    monkeypatch.undo()
+    paint(sd15)
+    assert not sd15.vae.use_tiling
+
+
+class Gpu(PretrainedPainter):
+    """A painter that believes its networks do not fit on the GPU together."""
+
+    def __init__(self, painter: PretrainedPainter) -> None:
+        self.__dict__ = {**painter.__dict__, "placement": "offload"}
+
+
+def test_networks_that_do_not_fit_travel_for_the_pipeline_in_use(sd15: PretrainedPainter, pictures: dict[str, Path]):
+    """Hooks belong to one pipeline; the next task's pipeline asks for its own, and only then."""
+    calls = []
+
+    class Pipeline:
+        def enable_model_cpu_offload(self, device: torch.device) -> None:
+            calls.append(self)
+
+    model, one, other = Gpu(sd15), Pipeline(), Pipeline()
+    for pipeline in (one, one, other, other, one):
+        model._make_ready(pipeline)
+    assert calls == [one, other, one]

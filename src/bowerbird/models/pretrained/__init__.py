@@ -14,7 +14,7 @@ from bowerbird.errors import ModelError
 from bowerbird.models.pretrained import memory
 from bowerbird.models.pretrained.families import FAMILIES, Family, Prediction, Recognised, named_family, recognise
 from bowerbird.models.pretrained.hub import Ask, download, is_hub_name
-from bowerbird.models.pretrained.loading import load_parts
+from bowerbird.models.pretrained.loading import count_weights, load_parts
 from bowerbird.models.pretrained.painter import PretrainedPainter
 from bowerbird.weights import read_header
 
@@ -61,5 +61,5 @@ def open_pretrained(
     if prediction is not None and prediction not in PREDICTIONS:
         raise ModelError(f"there is no prediction {prediction!r}. Known: eps, v.")
     chosen = PREDICTIONS[prediction] if prediction is not None else None
-    parts = load_parts(path, found, dtype or memory.choose_dtype(device), chosen)
+    parts = load_parts(path, found, dtype or memory.choose_dtype(device, count_weights(path)), chosen)
     return PretrainedPainter(str(where), parts, device, compile)

@@ -7,6 +7,7 @@ transformers never see a stranger's folder, and nothing here opens a connection.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -210,6 +211,22 @@ _HALF_WEIGHTS = re.compile(r"(diffusion_pytorch_model|model)\.fp16(-\d{5}-of-\d{
 
 def read_part(folder: Path) -> dict[str, Tensor]:
     """All tensors of one part of a diffusers folder, from one file or several shards; half precision if there is no other."""
+    tensors: dict[str, Tensor] = {}
+    for file in weight_files(folder):
+        tensors |= weights.load(file)
+    return tensors
+
+
+def count_weights(path: Path) -> int:
+    """How many numbers a model's networks hold, from the headers of its files."""
+    files = [file for name in NETWORKS if (path / name).is_dir() for file in weight_files(path / name)] if path.is_dir() else [path]
+    headers = [weights.read_header(file) for file in files]
+    shapes = [entry["shape"] for header in headers for name, entry in header.items() if not name.startswith(("__metadata__", "model_ema."))]
+    return sum(math.prod(shape) for shape in shapes)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files of one part that hold its weights; UnsafeFileError when there are only pickles."""
     names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
     chosen = [name for name in names if _PLAIN_WEIGHTS.fullmatch(name)] or [name for name in names if _HALF_WEIGHTS.fullmatch(name)]
     if not chosen:
@@ -218,10 +235,7 @@ def read_part(folder: Path) -> dict[str, Tensor]:
                 command = f"bowerbird convert {folder / old} --out {folder / new}.safetensors"
                 raise UnsafeFileError(f"{str(folder / old)!r} is a pickle, which can run code when loaded. Run: {command}")
         raise ModelError(f"no weights in {str(folder)!r}; expected model.safetensors or diffusion_pytorch_model.safetensors.")
-    tensors: dict[str, Tensor] = {}
-    for name in chosen:
-        tensors |= weights.load(folder / name)
-    return tensors
+    return [folder / name for name in chosen]
 
 
 _OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}

@@ -11,18 +11,29 @@ from torch import nn
 from bowerbird.device import available_memory_bytes
 from bowerbird.errors import ResourceError
 
-# Measured with SD 1.5's networks in float32 on a CPU, two predictions a step
-WORKING_BYTES_PER_PIXEL = 8_000
-DECODING_BYTES_PER_PIXEL = 10_000
+# Growth of resident memory with SD 1.5's real-size networks in float32 on a CPU, at 256 px: two predictions at once, and decoding
+WORKING_BYTES_PER_PIXEL = 3_200
+DECODING_BYTES_PER_PIXEL = 5_600
 
 Placement = Literal["whole", "offload", "sequential"]
 
 
-def choose_dtype(device: torch.device) -> torch.dtype:
-    """Half precision where it is fast and safe: on CUDA.  bf16 on CPUs without AMX is slower than fp32, fp16 on MPS paints black."""
-    if device.type != "cuda":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+def choose_dtype(device: torch.device, numbers: int) -> torch.dtype:
+    """Half precision where it is fast and safe, on CUDA, or where nothing else fits.
+
+    Elsewhere float32: bf16 is slower on CPUs without AMX, and fp16 paints black on MPS.  ResourceError when `numbers`
+    weights do not fit into main memory, through which all go, in either.
+    """
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    free = available_memory_bytes(torch.device("cpu"))
+    for dtype in (torch.float32, torch.bfloat16):
+        if numbers * dtype.itemsize < free:
+            return dtype
+    raise ResourceError(
+        f"the model's weights need {numbers * 2 / 2**30:.1f} GiB of memory even in half precision and {free / 2**30:.1f} GiB are free. "
+        "Close other programs, or use a smaller model."
+    )
 
 
 def weight_bytes(network: nn.Module) -> int:
@@ -30,8 +41,8 @@ def weight_bytes(network: nn.Module) -> int:
 
 
 def working_bytes(native: int, dtype: torch.dtype) -> int:
-    """Memory beside the weights for one picture with guidance at the native size."""
-    return native * native * WORKING_BYTES_PER_PIXEL * dtype.itemsize // 4
+    """Memory beside the weights for one picture with guidance at the native size; decoding takes more than a step."""
+    return native * native * max(WORKING_BYTES_PER_PIXEL, DECODING_BYTES_PER_PIXEL) * dtype.itemsize // 4
 
 
 def place(networks: Mapping[str, nn.Module], device: torch.device, native: int) -> Placement:
