@@ -114,6 +114,11 @@ def forecast(run: Run, update: Callable[[], float], budget: Budget) -> Forecast:
         recipe = of_length(recipe, run.world.leaders(affordable))
     training_hours = pace.seconds(recipe, epoch) / 3600
     hours = spent / 3600 + training_hours
+    if budget.hours is not None and hours > OVERRUN * budget.hours:
+        warnings.warn(
+            f"{budget.hours:g} h are too few here: even one update, a grid and a save end after {hours:.2f} h. Give more --hours.",
+            stacklevel=2,
+        )
     return Forecast(
         pictures=recipe.train.pictures,
         pictures_per_second=recipe.train.batch / pace.update,
