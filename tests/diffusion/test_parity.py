@@ -11,7 +11,6 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from tests.oracles import Mixture
 
 from bowerbird.diffusion.guidance import clip_x0
 from bowerbird.diffusion.prediction import PREDICTIONS, expand
@@ -28,6 +27,7 @@ from bowerbird.diffusion.schedule import (
     timestep_grid,
     timesteps,
 )
+from tests.oracles import Mixture
 
 diffusers = pytest.importorskip("diffusers")
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # theirs: numpy 2 and torch

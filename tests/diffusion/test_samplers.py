@@ -4,11 +4,11 @@ from itertools import pairwise
 
 import pytest
 import torch
-from tests.oracles import Gaussian, Mixture
 
 from bowerbird.diffusion.guidance import clip_x0
 from bowerbird.diffusion.samplers import SAMPLERS
 from bowerbird.diffusion.schedule import VPSchedule, karras_grid, linear_betas, log_snr_grid, timestep_grid
+from tests.oracles import Gaussian, Mixture
 
 GENERATOR = torch.Generator().manual_seed(3)
 UNIT = torch.randn(2, 3, 8, 8, generator=GENERATOR, dtype=torch.float64)
