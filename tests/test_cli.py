@@ -132,3 +132,11 @@ def test_info_tells_all_a_picture_knows(bowerbird, tmp_path: Path) -> None:
     save_picture(Painted(Image.new("RGB", (8, 8)), 1, request), tmp_path / "x.png")
     code, out, _ = bowerbird("info", "x.png", "--json")
     assert code == 0 and json.loads(out)["fields"]["loras"] == [{"file": "a/b.safetensors", "weight": 0.5}]
+
+
+def test_the_cache_is_told_of_and_emptied(bowerbird, picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BOWERBIRD_CACHE", str(tmp_path / "cache"))
+    bowerbird("inspect", picture_folder)
+    assert json.loads(bowerbird("info", "--cache", "--json")[1])["bytes"] > 0
+    bowerbird("info", "--cache", "--clear")
+    assert json.loads(bowerbird("info", "--cache", "--json")[1])["entries"] == []

@@ -248,8 +248,18 @@ def convert(
 
 
 @app.command()
-def info(context: typer.Context, what: Annotated[str, typer.Argument(help="a model, a run or a picture")]) -> None:
-    """Tell what a model, a run or a picture is."""
+def info(
+    context: typer.Context,
+    what: Annotated[str | None, typer.Argument(help="a model, a run or a picture")] = None,
+    cache: Annotated[bool, typer.Option("--cache", help="tell of the cache of decoded pictures instead")] = False,
+    clear: Annotated[bool, typer.Option("--clear", help="with --cache: empty it")] = False,
+) -> None:
+    """Tell what a model, a run or a picture is, or what the cache holds."""
+    if cache:
+        _tell_of_the_cache(context, clear)
+        return
+    if what is None:
+        raise RequestError("info of what? Give a model, a run or a picture, or --cache.")
     path = Path(what)
     if path.is_file():
         from bowerbird.picture_metadata import read_metadata
@@ -260,6 +270,19 @@ def info(context: typer.Context, what: Annotated[str, typer.Argument(help="a mod
 
         document = describe_model(what)
     _print(context, document, _to_json(document, indent=1))
+
+
+def _tell_of_the_cache(context: typer.Context, clear: bool) -> None:
+    from bowerbird.data.cache import cache_entries, cache_root, clear_cache
+
+    if clear:
+        freed = clear_cache()
+        _print(context, {"freed_bytes": freed}, f"{freed / 1e6:,.1f} MB freed in {cache_root()}")
+        return
+    entries = cache_entries()
+    total = sum(entry.bytes for entry in entries)
+    document = {"folder": str(cache_root()), "bytes": total, "entries": [dataclasses.asdict(entry) for entry in entries]}
+    _print(context, document, f"{total / 1e6:,.1f} MB for {len(entries)} folders of pictures in {cache_root()}; --clear empties it")
 
 
 def main() -> None:
