@@ -198,6 +198,16 @@ def test_an_archive_cut_short_is_refused_wherever_it_is_cut(kind: str, tmp_path:
             open_archive(tmp_path / f"cut-{cut}")
 
 
+def test_a_tgz_with_a_flipped_bit_is_refused(tmp_path: Path) -> None:
+    """gzip's checksum covers the whole stream, so no flip in data or checksum passes, however late it shows."""
+    make_tgz(tmp_path / "whole", [(f"{n}.png", GOOD + np.random.default_rng(n).bytes(3_000)) for n in range(5)])
+    data = (tmp_path / "whole").read_bytes()
+    for place in [*range(100, len(data), len(data) // 10), len(data) - 7, len(data) - 2]:
+        (tmp_path / f"flipped-{place}").write_bytes(data[:place] + bytes([data[place] ^ 16]) + data[place + 1 :])
+        with pytest.raises(PictureFolderError, match="damaged or cut short"):
+            open_archive(tmp_path / f"flipped-{place}")
+
+
 def test_an_archive_is_unpacked_once_and_again_when_it_changes(tmp_path: Path) -> None:
     path = tmp_path / "a.zip"
     make_zip(path, [("one.png", GOOD)])

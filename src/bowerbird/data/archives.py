@@ -79,11 +79,11 @@ def _unpack(archive: Path, target: Path, on_progress: OnProgress | None) -> dict
                         f"{archive.name!r} has more than {MAX_MEMBERS:,} members; unpack it yourself and give the folder."
                     )
                 try:
-                    room -= _write(member, target, min(MAX_FILE_BYTES, room))
+                    room -= _write(member, target)
                 except Rejected as verdict:
                     name = f"{member.name} (member {count + 1})" if member.name in refused else member.name
                     refused[name] = Examined(code=verdict.code, reason=verdict.reason)
-                if room <= 0:
+                if room < 0:
                     raise PictureFolderError(
                         f"{archive.name!r} grows more than {MAX_GROWTH}-fold when unpacked, as no archive of pictures does."
                     )
@@ -93,7 +93,7 @@ def _unpack(archive: Path, target: Path, on_progress: OnProgress | None) -> dict
     return refused
 
 
-def _write(member: _Member, target: Path, room: int) -> int:
+def _write(member: _Member, target: Path) -> int:
     """Write one member; returns its bytes.  Rejected says why not; nothing is left of it then."""
     path = target.joinpath(*_safe_parts(member.name))
     if member.refusal is not None:
@@ -104,7 +104,7 @@ def _write(member: _Member, target: Path, room: int) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("xb") as out:
             try:
-                return _copy(member, out, room)
+                return _copy(member, out)
             except BaseException:
                 path.unlink()
                 raise
@@ -118,16 +118,16 @@ def _write(member: _Member, target: Path, room: int) -> int:
         raise Rejected("E_NAME", f"no file can have this name here: {os.strerror(error.errno or 0)}") from None
 
 
-def _copy(member: _Member, out: IO[bytes], room: int) -> int:
+def _copy(member: _Member, out: IO[bytes]) -> int:
     written = 0
     try:
         with member.open() as data:
             while chunk := data.read(_CHUNK):
                 written += len(chunk)
-                if written > room:  # whatever its header said
-                    raise Rejected("E_BOMB", f"it unpacks to more than {room / 2**20:,.0f} MiB")
+                if written > MAX_FILE_BYTES:  # whatever its header said
+                    raise Rejected("E_BOMB", f"it unpacks to more than {MAX_FILE_BYTES // 2**20} MiB")
                 out.write(chunk)
-    except (zipfile.BadZipFile, zlib.error, EOFError, MemoryError):
+    except (zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, MemoryError):
         raise Rejected("E_DAMAGED", "its checksum or compression is wrong") from None
     return written
 
@@ -187,6 +187,10 @@ def _tar_members(stream: IO[bytes] | gzip.GzipFile) -> Iterator[_Member]:
         stream.seek(archive.offset)  # tarfile takes a broken header for the end: an archive really ends with zeros
         if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise tarfile.ReadError("no end of archive")
+        for _ in range(_GROWTH_FLOOR // _CHUNK):  # the padding; behind it gzip checks its sum over everything
+            if not stream.read(_CHUNK):
+                return
+        raise tarfile.ReadError("an end without end")
 
 
 class _ShortReads:
