@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from bowerbird.data import open_pictures
 from bowerbird.errors import PictureFolderError
 from bowerbird.evaluate import evaluate, metrics
 from bowerbird.evaluate.features import JUDGE, SECOND_OPINION, Pixels, extract
@@ -122,6 +123,19 @@ def test_the_training_folder_is_never_its_own_examiner(picture_folder: Path) -> 
     assert originals is not None
     assert len(real.pixels) + len(originals) == len(everything.pixels) == 60
     assert not {p.tobytes() for p in real.pixels} & {p.tobytes() for p in originals}
+
+
+def test_a_model_names_the_pictures_it_was_trained_on(picture_folder: Path) -> None:
+    """By their fingerprint, and with the split of its own recipe."""
+    data = {"fit": "pad", "held_out": 0.25, "seed": 7}
+    pictures = open_pictures(picture_folder, 16, **data)  # type: ignore[arg-type]
+    training = {"recipe": {"data": data}, "data_fingerprint": pictures.fingerprint}
+    real, originals = read_real(picture_folder, None, 16, training)
+    assert np.array_equal(real.pixels, pictures.pixels[pictures.held])
+    assert originals is not None and np.array_equal(originals, pictures.pixels[pictures.train])
+    everything, none = read_real(picture_folder, None, 16, {**training, "data_fingerprint": "of others"})
+    assert len(everything.pixels) == 60
+    assert none is None
 
 
 def test_a_painter_is_asked_for_the_labels_of_the_real_pictures() -> None:

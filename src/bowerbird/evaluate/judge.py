@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from bowerbird.evaluate.copies import find_copies
 from bowerbird.evaluate.features import JUDGE, SECOND_OPINION, Features, Pixels, extract
 from bowerbird.evaluate.report import Line, Report
 from bowerbird.progress import OnProgress, Progress, tell
+from bowerbird.recipe import Data
 from bowerbird.request import Painted, PaintRequest
 
 if TYPE_CHECKING:
@@ -54,24 +56,31 @@ def evaluate(
 
     Each set is a folder or an array (N, H, W, 3) uint8; `generated` may be a painter, which then paints `count` pictures from
     `seed` on.  All are brought to the size of the generated ones.  `against` should hold real pictures that were not trained
-    on; where `train` is the same folder, its held-out pictures are taken (as `bowerbird train` splits it by default).
-    With `out`, report.html and report.json are written there.  PictureFolderError when a set has fewer than 10 pictures.
+    on; the training folder itself (of the painter, or given as `train` too) is split as training splits it, and its held-out
+    pictures are taken.  With `out`, report.html and report.json are written there.
+    PictureFolderError when a set has fewer than 10 pictures.
     """
     started = time.monotonic()
     if isinstance(generated, Path | np.ndarray):
         ours = read_generated(generated, on_progress)
-        real, originals = read_real(against, train, ours.pixels.shape[1], on_progress)
+        real, originals = read_real(against, train, ours.pixels.shape[1], on_progress=on_progress)
     else:
         (first,) = generated.paint(PaintRequest(model="model", seed=seed), on_progress)
-        real, originals = read_real(against, train, first.picture.height, on_progress)
+        training = generated.describe().get("training", {})
+        real, originals = read_real(against, train, first.picture.height, training, on_progress)
         ours = paint_like(generated, real, count, seed, on_progress)
     for name, pictures in (("generated", ours.pixels), ("real", real.pixels)):
         if len(pictures) < FEWEST:
             raise PictureFolderError(f"{len(pictures)} {name} pictures are too few to judge. Give at least {FEWEST}, better 1,000.")
     features = extract(ours.pixels, JUDGE, device, on_progress)
     real_features = extract(real.pixels, JUDGE, device, on_progress)
-    lines = [*_by_features(features, real_features), _second_opinion(ours, real, device, on_progress), *_by_scale(ours, real)]
+    tell(on_progress, Progress("score", 0, 3))
+    lines = [*_by_features(features, real_features), _second_opinion(ours, real, device, on_progress)]
+    tell(on_progress, Progress("score", 1, 3))
+    lines += _by_scale(ours, real)
+    tell(on_progress, Progress("score", 2, 3))
     lines += _by_class(ours, real, features, real_features)
+    tell(on_progress, Progress("score", 3, 3))
     report = Report(
         generated=ours.name,
         against=real.name,
@@ -105,19 +114,33 @@ def read_generated(source: Path | Pixels, on_progress: OnProgress | None = None)
 
 
 def read_real(
-    against: Path | Pixels, train: Path | Pixels | None, side: int, on_progress: OnProgress | None = None
+    against: Path | Pixels,
+    train: Path | Pixels | None,
+    side: int,
+    training: Mapping[str, Any] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> tuple[PictureSet, Pixels | None]:
-    """Real pictures as squares of `side`: the ones to compare with, and the ones that were trained on, if they are given."""
-    if isinstance(against, Path) and isinstance(train, Path) and against.resolve() == train.resolve():
-        pictures = open_pictures(against, side, on_progress=on_progress)
-        if not len(pictures.held):
-            raise PictureFolderError(f"{str(against)!r} has too few pictures to hold some out. Give others, not trained on.")
-        return _subset(f"{against.name}, held out", pictures, pictures.held), pictures.pixels[pictures.train]
-    originals = open_pictures(train, side, held_out=0.0, on_progress=on_progress).pixels if isinstance(train, Path) else train
+    """Real pictures as squares of `side`: the ones to compare with, and the ones that were trained on, if they are known.
+
+    `training` is what the model's manifest says of its training: the fit of its pictures, and by its fingerprint whether
+    `against` is what it was trained on.
+    """
+    training = training or {}
+    data = Data.model_validate(training.get("recipe", {}).get("data", {}))
+
+    def read(folder: Path) -> Pictures:
+        return open_pictures(folder, side, data.fit, data.held_out, data.seed, on_progress)
+
+    originals = read(train).pixels if isinstance(train, Path) else train
     if isinstance(against, np.ndarray):
         return PictureSet("real pictures", against), originals
-    pictures = open_pictures(against, side, held_out=0.0, on_progress=on_progress)
-    return _subset(against.name, pictures, np.arange(len(pictures.names))), originals
+    pictures = read(against)
+    given_twice = isinstance(train, Path) and train.resolve() == against.resolve()
+    if not given_twice and pictures.fingerprint != training.get("data_fingerprint"):
+        return _subset(against.name, pictures, np.arange(len(pictures.names))), originals
+    if not len(pictures.held):
+        raise PictureFolderError(f"{str(against)!r} was trained on, and is too small to hold pictures out. Give others to compare with.")
+    return _subset(f"{against.name}, held out", pictures, pictures.held), pictures.pixels[pictures.train]
 
 
 def _subset(name: str, pictures: Pictures, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> PictureSet:
