@@ -32,6 +32,7 @@ def test_honest_checkpoints_are_read_bit_for_bit(tmp_path: Path):
         tensors, _ = read_checkpoint(path)
         assert tensors.keys() == expected.keys(), path.name
         assert all(bit_equal(tensors[name], expected[name]) for name in expected), path.name
+        assert all(tensor.is_contiguous() for tensor in tensors.values()), path.name
         count += 1
     assert count == 40
 
@@ -68,10 +69,11 @@ def test_a_file_cut_anywhere_is_refused(tmp_path: Path):
 
 
 def test_convert_writes_safetensors_in_a_process_of_its_own(tmp_path: Path):
-    kept = {"weight": torch.randn(3, 2), "mask": torch.full((2, 2), float("-inf"))}
+    base = torch.randn(3, 2)
+    kept = {"weight": base, "transposed": base.T, "mask": torch.full((2, 2), float("-inf"))}
     torch.save({"state_dict": kept, "epoch": 7}, tmp_path / "old.ckpt")
     converted = convert(tmp_path / "old.ckpt", tmp_path / "new.safetensors")
-    assert (converted.tensors, converted.left_out) == (2, ["epoch"])
+    assert (converted.tensors, converted.left_out) == (3, ["epoch"])
     written = weights.load(tmp_path / "new.safetensors")
     assert all(bit_equal(written[name], kept[name]) for name in kept)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["new.safetensors", "old.ckpt"]

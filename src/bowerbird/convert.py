@@ -395,7 +395,8 @@ def _collect(root: Root, budget: int) -> tuple[dict[str, Tensor], list[str]]:
         if view.storage.key not in storages:
             storages[view.storage.key] = _memory(view.storage, read_storage(view.storage))
         tensor = _strided(storages[view.storage.key], view)
-        tensors[name] = tensor.clone() if times_used[view.storage.key] > 1 else tensor.contiguous()
+        shared = times_used[view.storage.key] > 1  # safetensors wants each tensor whole and its own
+        tensors[name] = tensor.clone(memory_format=torch.contiguous_format) if shared else tensor.contiguous()
     return tensors, left_out
 
 
