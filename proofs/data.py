@@ -6,7 +6,8 @@
 1. Damaged files without end (bit flips, truncation, spliced chunks, absurd numbers): each ends in one state, none takes
    longer than two seconds or more than a gibibyte, the counts add up, and the tree's hash is the same after as before.
 2. The named corpus of odd files: every one in its expected state.
-3. One scan killed by SIGKILL at random moments, again and again: its result is the unbroken scan's, pixel for pixel.
+3. The largest pictures that are accepted fit into the bounds of a decoding process, in every kind of pixel.
+4. One scan killed by SIGKILL at random moments, again and again: its result is the unbroken scan's, pixel for pixel.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import PIL
+from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -33,7 +35,8 @@ from tests.data.corpus import SIZE, corpus, tree_hash, write  # noqa: E402
 from tests.data.mutants import mutant, seeds  # noqa: E402
 
 from bowerbird.data import Pictures, open_pictures  # noqa: E402
-from bowerbird.data.pictures import printable  # noqa: E402
+from bowerbird.data.decode import MAX_PIXELS  # noqa: E402
+from bowerbird.data.names import printable  # noqa: E402
 from bowerbird.progress import Progress  # noqa: E402
 
 MAX_SECONDS, MAX_BYTES = 2.0, 2**30  # for one file
@@ -93,6 +96,31 @@ def named_corpus(folder: Path) -> dict[str, Any]:
     }
 
 
+def largest(folder: Path) -> dict[str, Any]:
+    """The largest pictures that are accepted, in every kind of pixel, fit into the bounds of a decoding process."""
+    side = int(MAX_PIXELS**0.5)
+    rows = np.linspace(0, 255, side, dtype=np.uint8)
+    grey = Image.fromarray(rows[:, None] ^ rows[None, :])
+    colour = Image.merge("RGB", [grey, grey.transpose(Image.Transpose.ROTATE_90), grey.transpose(Image.Transpose.FLIP_LEFT_RIGHT)])
+    colour.save(folder / "rgb.jpg", progressive=True)
+    colour.convert("CMYK").save(folder / "cmyk.jpg")
+    colour.save(folder / "rgb.png", compress_level=1)
+    colour.save(folder / "rgb.webp", method=0)
+    colour.save(folder / "rgb.tif", compression="tiff_lzw")
+    grey.save(folder / "palette.gif")
+    colour.putalpha(grey)
+    colour.save(folder / "alpha.png", compress_level=1)
+    del colour
+    Image.fromarray(np.asarray(grey).astype(np.uint16) << 8).save(folder / "deep.png", compress_level=1)
+    Image.fromarray(np.asarray(grey, np.float32)).save(folder / "float.tif", compression="tiff_deflate")
+    pictures = open_pictures(folder, 512, workers=1)
+    return {
+        "side, px": side,
+        "files": len(pictures.files),
+        "rejected": {file.name: f"{file.code} {file.reason}" for file in pictures.files if file.state == "rejected"},
+    }
+
+
 def kills(folder: Path, count: int) -> dict[str, Any]:
     """The same scan over and over, killed a little later each time, on what the killed one left."""
     write_mutants(folder, 3000)
@@ -123,6 +151,7 @@ def main() -> None:
     for name, prove in (
         ("mutants", lambda folder: mutants(folder, chosen.mutants)),
         ("corpus", named_corpus),
+        ("largest", largest),
         ("kills", lambda folder: kills(folder, chosen.kills)),
     ):
         with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as cache:
@@ -135,7 +164,8 @@ def main() -> None:
     whole = hurt["counts add up"] and hurt["in the report"] == hurt["files"] and hurt["tree untouched"] and named["tree untouched"]
     bounded = hurt["longest file, seconds"] <= MAX_SECONDS and hurt["peak memory of a decoding process, MiB"] * 2**20 <= MAX_BYTES
     crashes = sum(hurt["rejections"].get(code, 0) for code in ("E_CRASH", "E_TIMEOUT", "E_MEMORY"))
-    if not (whole and bounded and not crashes and not named["wrong"] and report["kills"]["equal to the unbroken scan"]):
+    read = not named["wrong"] and not report["largest"]["rejected"]
+    if not (whole and bounded and not crashes and read and report["kills"]["equal to the unbroken scan"]):
         raise SystemExit("the promise does not hold")
 
 

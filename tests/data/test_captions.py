@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,15 @@ def test_labels_come_from_the_first_folder_in_which_pictures_differ(tmp_path: Pa
     pictures = open_pictures(tmp_path, 16)
     named = {name: pictures.label_names[label] if label >= 0 else "" for name, label in zip(pictures.names, pictures.labels, strict=True)}
     assert named == {"all/birds/owl/a.png": "birds", "all/birds/b.png": "birds", "all/d.png": "", "all/fish/c.png": "fish"}
+
+
+def test_a_label_is_printable_whatever_its_folder_is_called(tmp_path: Path) -> None:
+    """A folder's name need not be text; the report must be."""
+    for name in (os.fsdecode(b"\xff\xfe/a.png"), "\u202ewol/b.png"):
+        picture(tmp_path, name)
+    pictures = open_pictures(tmp_path, 16)
+    assert pictures.label_names == ("\\u202ewol", "\\udcff\\udcfe")
+    assert json.loads(pictures.report_json())["labels"] == {"\\u202ewol": 1, "\\udcff\\udcfe": 1}
 
 
 def test_one_folder_is_no_label(tmp_path: Path) -> None:

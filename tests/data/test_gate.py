@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from bowerbird.data import Pictures, open_pictures
-from bowerbird.data.pictures import printable
+from bowerbird.data.names import printable
 from tests.data.corpus import PRIVATE, SIZE, Case, corpus, encode, marked, tree_hash, write
 from tests.data.mutants import mutant, seeds
 

@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 
 from bowerbird.data.decode import Rejected, Signature
 from bowerbird.data.decode import read as read_file
+from bowerbird.data.names import printable
 
 TABLES = ("metadata.csv", "metadata.jsonl")
 SPLIT_FOLDERS = {"train": False, "training": False, "test": True, "testing": True, "val": True, "valid": True, "validation": True}
@@ -85,7 +86,7 @@ def labels_from_folders(pictures: Sequence[str]) -> dict[str, str]:
         folders = {picture: parts[1:] for picture, parts in folders.items()}
     first, last = min(folders.values(), default=[]), max(folders.values(), default=[])
     shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
-    labels = {picture: parts[shared] for picture, parts in folders.items() if len(parts) > shared}
+    labels = {picture: printable(parts[shared]) for picture, parts in folders.items() if len(parts) > shared}
     return labels if len(set(labels.values())) > 1 else {}
 
 
@@ -120,10 +121,10 @@ def _read_sidecar(root: Path, path: str, expected: Signature, said: Descriptions
     try:
         data = read_file(root / path, expected)
     except Rejected as error:
-        said.problems.append(f"{path}: {error.reason}")
+        said.problems.append(f"{printable(path)}: {error.reason}")
         return ""
     if len(data) > _MAX_SIDECAR_BYTES:
-        said.problems.append(f"{path}: {len(data):,} bytes is more than a caption; at most {_MAX_SIDECAR_BYTES:,}")
+        said.problems.append(f"{printable(path)}: {len(data):,} bytes is more than a caption; at most {_MAX_SIDECAR_BYTES:,}")
         return ""
     return _clean(_text(data))
 
@@ -134,10 +135,10 @@ def _read_table(root: Path, path: str, expected: Signature, said: Descriptions) 
         text = _text(read_file(root / path, expected))
         records = list(_csv_records(text) if path.lower().endswith(".csv") else _json_records(text, path, said))
     except Rejected as error:
-        said.problems.append(f"{path}: {error.reason}")
+        said.problems.append(f"{printable(path)}: {error.reason}")
         return {}
     except csv.Error as error:
-        said.problems.append(f"{path}: not a CSV table ({error})")
+        said.problems.append(f"{printable(path)}: not a CSV table ({error})")
         return {}
     table: dict[str, Row] = {}
     for record in records:
@@ -146,7 +147,7 @@ def _read_table(root: Path, path: str, expected: Signature, said: Descriptions) 
         if name and any(row):
             table.setdefault(unicodedata.normalize("NFC", name), table.setdefault(name, row))
     if records and not table:
-        said.problems.append(f"{path}: no rows with a {_NAME_COLUMNS[0]} and a {_TEXT_COLUMNS[0]} or {_LABEL_COLUMNS[0]} column")
+        said.problems.append(f"{printable(path)}: no rows with a {_NAME_COLUMNS[0]} and a {_TEXT_COLUMNS[0]} or {_LABEL_COLUMNS[0]} column")
     return table
 
 
@@ -167,7 +168,7 @@ def _json_records(text: str, path: str, said: Descriptions) -> Iterator[dict[str
         else:
             bad += 1
     if bad:
-        said.problems.append(f"{path}: {bad} lines are not JSON objects")
+        said.problems.append(f"{printable(path)}: {bad} lines are not JSON objects")
 
 
 def _first(record: dict[str, object], columns: Sequence[str]) -> str:

@@ -259,28 +259,33 @@ def _to_8_bit(image: ImageFile.ImageFile) -> tuple[Image.Image, str]:
     if mode in {"P", "PA"}:
         return image.convert("RGBA" if image.has_transparency_data else "RGB"), "from-palette"
     if image.has_transparency_data:
-        return image.convert("RGBA"), "from-16-bit" if deep else ""
+        return image if mode == "RGBA" else image.convert("RGBA"), "from-16-bit" if deep else ""
     if mode == "1":
         return image.convert("L"), "from-1-bit"
     if mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)), "from-16-bit"
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)), "from-16-bit"
     if mode in {"I", "F"}:
-        return Image.fromarray(_stretch(np.asarray(image, np.float32))), "from-32-bit"
+        return Image.fromarray(_stretch(np.array(image, np.float32))), "from-32-bit"
     if mode == "LAB":
         return _lab_transform().apply(image), "from-lab"
     if mode == "CMYK":
-        return image.copy(), "from-cmyk"
+        return image, "from-cmyk"
     if mode == "L":
-        return image.copy(), "from-16-bit" if deep else "from-grey"
-    return image.convert("RGB"), "from-16-bit" if deep else ""
+        return image, "from-16-bit" if deep else "from-grey"
+    return image if mode == "RGB" else image.convert("RGB"), "from-16-bit" if deep else ""
 
 
 def _stretch(values: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """32-bit values to 0..255.  No file says its range, so the smallest usual one that holds them is taken: 1, 255, 65535, their own."""
-    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0).clip(min=0)
+    """32-bit values to 0..255, in place, for there may be a quarter of a gigabyte of them.
+
+    No file says its range, so the smallest usual one that holds them is taken: 1, 255, 65535, their own.
+    """
+    np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
     top = float(values.max())
     white = next((usual for usual in (1.0, 255.0, 65535.0) if top <= usual), top)
-    return (values * np.float32(255 / white) + 0.5).astype(np.uint8)
+    values *= np.float32(255 / white)
+    values += np.float32(0.5)
+    return values.clip(0, 255, out=values).astype(np.uint8)
 
 
 def _over_white(image: Image.Image) -> tuple[Image.Image, bool]:

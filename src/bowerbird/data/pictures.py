@@ -32,6 +32,7 @@ from bowerbird.data.cache import VERSION, PictureCache
 from bowerbird.data.captions import describe, is_description, split_by_folder
 from bowerbird.data.cub import find_cub, is_cub_list, read_cub
 from bowerbird.data.decode import Examined, Fit, Signature, signature
+from bowerbird.data.names import printable
 from bowerbird.data.splits import SMALLEST_SPLIT, near_duplicates, split
 from bowerbird.data.summary import summarize
 from bowerbird.data.workers import DecodePool, Job
@@ -235,11 +236,6 @@ def _list_one(path: str, entry: os.DirEntry[str], files: dict[str, Signature], o
 
 def _by_bytes(item: tuple[str, Any]) -> bytes:
     return os.fsencode(item[0])
-
-
-def printable(path: str) -> str:
-    """A path for people: control characters, right-to-left marks and bytes that are no text are written out."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in path)
 
 
 def _descriptions_among(files: dict[str, Signature], cub_folder: str | None) -> set[str]:

@@ -92,7 +92,7 @@ class DecodePool:
     def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Examined]]:
         """Every job with its verdict, in the order they finish.  A child that dies rejects the file it held; the others are sent again."""
         waiting = deque(jobs)
-        for _ in range(min(self._workers, len(waiting))):
+        for _ in range(min(self._workers, -(-len(waiting) // _AHEAD))):  # no second child for a handful of files
             self._start(waiting)
         while any(child.jobs for child in self._children):
             child, line = self._answers.get()
