@@ -14,6 +14,7 @@ GAP_PX = 2
 def contact_sheet(pictures: Sequence[Image.Image], columns: int, cell_px: int | None = None) -> Image.Image:
     """The pictures in rows of `columns`, each scaled into a square cell (by default as large as the first picture)."""
     cell = cell_px or max(pictures[0].size)
+    columns = min(columns, len(pictures))
     rows = -(-len(pictures) // columns)
     sheet = Image.new("RGB", (columns * (cell + GAP_PX) - GAP_PX, rows * (cell + GAP_PX) - GAP_PX), "white")
     for number, picture in enumerate(pictures):

@@ -67,7 +67,7 @@ def test_blur_shows_at_the_finest_scale(animals: Pixels) -> None:
     worse = {
         side: metrics.sliced_wasserstein(blurry[side], real[side]) / metrics.sliced_wasserstein(clean[side], real[side]) for side in real
     }
-    assert worse[64] > 1.5
+    assert worse[64] > 1.2
     assert worse[64] > worse[32] > worse[16]
 
 
