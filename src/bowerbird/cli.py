@@ -194,10 +194,11 @@ def upscale(
 def _paint(context: typer.Context, fields: dict[str, Any], out: Path, family: str | None = None, prediction: str | None = None) -> None:
     from bowerbird import device as devices
     from bowerbird.generate import Opening, open_model
-    from bowerbird.picture_metadata import SUFFIXES, save_picture
+    from bowerbird.picture_metadata import SUFFIXES, check_fits, save_picture
     from bowerbird.request import read_request
 
     request, options = read_request(fields), context.obj
+    check_fits(request)
     opening = Opening(devices.dtype_of(options.precision), family, prediction, options.offline, _asker(options))
     painter = open_model(request.model, devices.choose_device(options.device), opening)
     out.mkdir(parents=True, exist_ok=True)
@@ -261,7 +262,7 @@ def info(
     if what is None:
         raise RequestError("info of what? Give a model, a run or a picture, or --cache.")
     path = Path(what)
-    if path.is_file():
+    if path.is_file() and path.suffix != ".safetensors":
         from bowerbird.picture_metadata import read_metadata
 
         document: dict[str, Any] = dataclasses.asdict(read_metadata(path))
