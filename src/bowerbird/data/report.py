@@ -25,6 +25,7 @@ _PREVIEW_PX = 128
 _SHOWN = 96  # thumbnails in the large sheet
 _SHOWN_OF_A_KIND = 24  # and in each small one
 _LISTED = 500  # names in a list of the page; data.json has all
+_OCTAVE_PX = 30  # of the plot of sizes: from 8 px to 16,384 px are eleven octaves
 _SHOWABLE = {"E_TRUNCATED", "E_DAMAGED", "E_TOO_SMALL", "E_RIBBON"}  # rejected, and yet there may be something to see
 
 
@@ -72,7 +73,7 @@ class Inspection:
 
         environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
         page = environment.get_template("pictures.html").render(
-            report=self.pictures.report, listed=_LISTED, longest=_longest_label(self.pictures.report), **_figures(self.pictures)
+            report=self.pictures.report, listed=_LISTED, octave=_OCTAVE_PX, sizes=_sizes_seen(self.pictures), **_figures(self.pictures)
         )
         out.mkdir(parents=True, exist_ok=True)
         (out / "data.json").write_bytes(self.pictures.report_json())
@@ -181,5 +182,7 @@ def _enumerate(counts: dict[str, int]) -> str:
     return ", ".join(f"{count:,} {name}" for name, count in counts.items())
 
 
-def _longest_label(report: dict[str, Any]) -> int:
-    return max(report["labels"].values(), default=1)
+def _sizes_seen(pictures: Pictures) -> list[tuple[float, float]]:
+    """Width and height of the pictures as places in the plot, logarithmic, each place once."""
+    sizes = np.array([(one.width, one.height) for one in pictures.examined], np.float64).reshape(-1, 2)
+    return [(x, y) for x, y in np.unique(np.round(_OCTAVE_PX * np.log2(sizes / 8)), axis=0).tolist()]

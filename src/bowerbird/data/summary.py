@@ -107,6 +107,7 @@ def _captions(pictures: Pictures, said: Descriptions) -> dict[str, Any]:
         "missing": len(pictures.captions) - len(captions),
         "distinct": len(uses),
         "shared": sum(count for count in uses.values() if count > 1),
+        "lengths": dict(sorted(Counter(f"{(n - 1) // 5 * 5 + 1:3} to {(n - 1) // 5 * 5 + 5:3} words" for n in words).items())),
         "words_min_mean_max": [min(words), round(float(np.mean(words)), 1), max(words)] if words else [0, 0, 0],
         "commonest": [[caption, count] for caption, count in uses.most_common(5) if count > 1],
         "words": Counter(word for caption in captions for word in set(re.findall(r"\w+", caption.lower()))).most_common(40),
