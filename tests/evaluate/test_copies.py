@@ -25,18 +25,11 @@ def test_copies_are_found_and_new_pictures_let_be(animals: Pixels) -> None:
     painted = np.concatenate([train, train[:, :, ::-1], noised(train, 0.1), shifted(train, 1, -1), shifted(noised(train, 0.05), 1, 1)])
     copies = find_copies(painted, train, unseen)
     assert copies.rate >= 0.95
+    assert copies.unseen_rate <= 0.02
     assert copies.nearer_than_unseen > 0.85  # one half is new; shifted and noised copies lie a little off
     exact = np.arange(TRAINED)
     assert [copies.original(row) for row in exact] == exact.tolist()
     assert set(copies.closest(TRAINED)) == set(exact)
-
-
-@pytest.mark.xfail(
-    strict=True, reason="clip art comes in series: 2.2 % of unseen drawings are as near to one of 16 as a copy; the goal is 2 %"
-)
-def test_new_pictures_are_let_be(animals: Pixels) -> None:
-    train, unseen = animals[:TRAINED], animals[TRAINED:]
-    assert find_copies(train, train, unseen).unseen_rate <= 0.02
 
 
 def test_unseen_pictures_are_as_near_as_unseen_pictures(animals: Pixels) -> None:
