@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from bowerbird import device as devices
@@ -147,7 +147,7 @@ class OwnPainter:
         for start in range(0, request.count, batch):
             seeds = [request.seed + i for i in range(start, min(start + batch, request.count))]
             for seed, x0 in zip(seeds, self._paint_batch(request, seeds, start, on_progress), strict=True):
-                yield Painted(fit_to_size(to_picture(x0), request.size), seed, request)
+                yield Painted(_fit(to_picture(x0), request.size), seed, request)
 
     def _paint_batch(self, request: PaintRequest, seeds: list[int], start: int, on_progress: OnProgress | None) -> Tensor:
         assert request.steps is not None and request.sampler is not None and request.size is not None and request.guidance is not None
@@ -155,7 +155,7 @@ class OwnPainter:
 
         def on_step(step: int, steps: int, x0: Tensor) -> None:
             done = start * steps + step * len(seeds)
-            tell(on_progress, Progress("paint", done, total, preview=lambda: fit_to_size(to_picture(x0[0]), size)))
+            tell(on_progress, Progress("paint", done, total, preview=lambda: _fit(to_picture(x0[0]), size)))
 
         noise = PictureNoise(seeds)
         spec, device = self.model.spec, self.model.device
@@ -210,12 +210,6 @@ def to_picture(x0: Tensor) -> Image.Image:
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).convert("RGB")
 
 
-def fit_to_size(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Scale until the picture covers (width, height), then cut the borders off evenly."""
-    if picture.size == size:
-        return picture
-    width, height = size
-    scale = max(width / picture.width, height / picture.height)
-    cut_width, cut_height = width / scale, height / scale
-    left, top = (picture.width - cut_width) / 2, (picture.height - cut_height) / 2
-    return picture.resize(size, Image.Resampling.LANCZOS, box=(left, top, left + cut_width, top + cut_height))
+def _fit(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Scaled until it covers (width, height), the borders cut off evenly."""
+    return ImageOps.fit(picture, size, Image.Resampling.LANCZOS)
