@@ -6,7 +6,8 @@
     python -m benchmarks run quality --entrant gaussian ...                                          (needs no training)
     python -m benchmarks run painting --entrant ours --minutes 20 ...       seconds per picture by steps, with KID
     python -m benchmarks run speed ...                                      training pictures/s, ours and diffusers, same U-Net
-    python -m benchmarks run startup ...
+    python -m benchmarks run startup ...                                    seconds to help, import and a first picture
+    python -m benchmarks run judging --count 5000 ...                       seconds of `evaluate`, that many against that many
     python -m benchmarks table > docs/benchmarks.md
 
 SPLITS is a CSV with file_name and split: `bench` is trained on, `held` is judged against.  Every run writes a record.
@@ -65,7 +66,7 @@ def main() -> None:
 
 def command() -> str:
     """The command line as another person would type it: their own pictures."""
-    words = list(sys.argv[1:])
+    words = [part for word in sys.argv[1:] for part in (word.split("=", 1) if word.startswith("--") else [word])]
     for option in ("--pictures", "--splits", "--work", "--records"):
         if option in words:
             words[words.index(option) + 1] = option.removeprefix("--").upper()

@@ -64,8 +64,14 @@ def _our_training(out: Path) -> dict[str, Any]:
     from bowerbird.generate import find_model_folder
     from bowerbird.model_folder import open_model_folder
 
-    model, manifest = open_model_folder(find_model_folder(out))
-    return {"parameters": sum(p.numel() for p in model.parameters()), "training": manifest.training}
+    model, manifest = open_model_folder(find_model_folder(out))  # the best by held-out error, seldom the last: see `best_after`
+    told = manifest.training
+    return {
+        "pictures_seen": told["recipe"]["train"]["pictures"],
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "best_after": told["pictures_seen"],
+        "recipe": told["recipe"],
+    }
 
 
 def _open_diffusers(out: Path) -> Paint:

@@ -20,10 +20,12 @@ _SIDE, _ROUNDS = 1536, 6
 
 
 def describe() -> dict[str, Any]:
-    """Hardware, load and the matrix-multiply rate now: timings of different records compare only beside it."""
+    """Hardware, how much of it this run may use, its load and matrix-multiply rate now: timings compare only beside these."""
     return {
         "processor": devices.describe(torch.device("cpu")),
         "cores": os.cpu_count(),
+        "cores_used": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "load": round(os.getloadavg()[0], 1),
         "matmul_gflops": round(matmul_gflops()),
@@ -61,11 +63,15 @@ class Child:
     peak_bytes: int
 
 
-def run_child(command: list[str], log: Path) -> Child:
-    """Run a command to its end, its output into `log`; RuntimeError with the end of the log when it fails."""
+def run_child(command: list[str], log: Path, cache: Path | None = None) -> Child:
+    """Run a command to its end, its output into `log`, with a picture cache of its own where `cache` is given.
+
+    RuntimeError with the end of the log when it fails.
+    """
+    environment = os.environ | ({"BOWERBIRD_CACHE": str(cache)} if cache else {})
     started = time.monotonic()
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
         _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:

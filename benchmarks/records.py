@@ -48,6 +48,7 @@ def page(folder: Path) -> str:
         *_painting(read_all(folder, "painting")),
         *_speed(read_all(folder, "speed")),
         *_startup(read_all(folder, "startup")),
+        *_judging(read_all(folder, "judging")),
     ]
     return "\n".join(parts) + "\n"
 
@@ -115,6 +116,14 @@ def _speed(records: list[Record]) -> list[str]:
 def _startup(records: list[Record]) -> list[str]:
     rows: list[tuple[object, ...]] = [(what, f"{seconds:.2f}") for r in records for what, seconds in r["seconds"].items()]
     return _section("Start-up", ("", "seconds"), rows)
+
+
+def _judging(records: list[Record]) -> list[str]:
+    rows: list[tuple[object, ...]] = [
+        (f"{r['count']:,} against {r['count']:,}", r["machine"]["cores_used"], f"{r['seconds']:.0f}", f"{r['peak_bytes'] / 2**20:,.0f} MB")
+        for r in records
+    ]
+    return _section("Judging, from files to report", ("pictures", "cores", "seconds", "memory"), rows)
 
 
 def _section(title: str, head: Iterable[str], rows: list[tuple[object, ...]]) -> list[str]:

@@ -7,6 +7,7 @@ import json
 import shutil
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from benchmarks import machine, records
 from benchmarks.entrants import ENTRANTS, TRIVIAL, Entrant
@@ -140,11 +141,30 @@ def startup(options: argparse.Namespace) -> Found:
     }
 
 
+def judging(options: argparse.Namespace) -> Found:
+    """Seconds of `bowerbird evaluate` for `count` small files against as many full-sized ones: decoding included, nothing cached."""
+    with tempfile.TemporaryDirectory(dir=options.work) as folder:
+        painted, real = Path(folder) / "painted", Path(folder) / "real"
+        sources = sorted(path for path in options.pictures.glob("**/*") if path.suffix in (".webp", ".png", ".jpg"))
+        for number in range(2 * options.count):
+            with Image.open(sources[number % len(sources)]) as source:
+                picture = source.convert("RGB")
+            if number >= len(sources):  # another round, mirrored: other pictures to the machine
+                picture = ImageOps.mirror(picture)
+            target = (painted, real)[number % 2] / f"{number:06d}.webp"
+            target.parent.mkdir(exist_ok=True)
+            (picture.resize((options.size, options.size)) if number % 2 == 0 else picture).save(target, lossless=number % 2 == 0)
+        command = [sys.executable, "-m", "bowerbird", "evaluate", str(painted), "--against", str(real), "--out", f"{folder}/report"]
+        child = machine.run_child(command, options.work / "judging.log", cache=Path(folder) / "cache")
+    return {"name": f"judging-{options.count}", "count": options.count, "seconds": child.seconds, "peak_bytes": child.peak_bytes}
+
+
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], Found]] = {
     "quality": quality,
     "painting": painting,
     "speed": speed,
     "startup": startup,
+    "judging": judging,
 }
 
 
