@@ -4,8 +4,9 @@
     python benchmarks/pretrained_speed.py sdxl --side 768 --steps 2
 
 The weights are random, because speed and memory do not depend on them: a diffusers folder in half precision, written once
-under the temporary folder.  Each side opens it and paints in a process of its own, in turn, so that a noisy machine
-disturbs both alike; CPU seconds are given beside wall seconds, because on a shared machine only they can be compared.
+under the temporary folder.  Each side opens it and paints in a process of its own, in turn (a b, b a, ...), so that a
+noisy machine disturbs both alike; CPU seconds are given beside wall seconds, because on a shared machine only they can
+be compared.  Both sides run in float32, the default of both on a CPU.
 Results go to benchmarks/pretrained_speed.json, by family.
 """
 
@@ -15,6 +16,7 @@ import argparse
 import itertools
 import json
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -31,8 +33,6 @@ CLASSES = {"sd15": "StableDiffusionPipeline", "sdxl": "StableDiffusionXLPipeline
 
 def write_random_model(family: str, folder: Path) -> None:
     """A diffusers folder with the family's configs, CLIP's vocabulary and random half-precision weights of the real shapes."""
-    import shutil
-
     import torch
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from safetensors.torch import save_file
@@ -68,7 +68,7 @@ def write_random_model(family: str, folder: Path) -> None:
 
 
 def measure(side: str, family: str, folder: Path, pixels: int, steps: int) -> dict[str, float]:
-    """One process: open the model, paint two pictures; the second shows what a warm model takes."""
+    """One process: open the model and paint a picture.  The first step, which reads the prompt too, counts for the picture alone."""
     clock = [(time.perf_counter(), time.process_time())]
 
     def tick(*_arguments: Any) -> Any:
@@ -125,11 +125,12 @@ def main() -> None:
         return
     if not folder.exists():
         unfinished = folder.with_name(f"{folder.name}.part")
+        shutil.rmtree(unfinished, ignore_errors=True)
         write_random_model(options.family, unfinished)
         unfinished.rename(folder)
     runs: dict[str, list[dict[str, float]]] = {"diffusers": [], "ours": []}
-    for _ in range(options.rounds):
-        for side, found in runs.items():
+    for nth in range(options.rounds):
+        for side, found in list(runs.items())[:: -1 if nth % 2 else 1]:
             done = subprocess.run([sys.executable, *sys.argv, "--measure", side], stdout=subprocess.PIPE, text=True, check=True)
             found.append(json.loads(done.stdout.splitlines()[-1]))
             print(side, {name: round(value, 2) for name, value in found[-1].items()}, flush=True)
