@@ -8,6 +8,7 @@
     python -m benchmarks run speed ...                                      training pictures/s, ours and diffusers, same U-Net
     python -m benchmarks run startup ...                                    seconds to help, import and a first picture
     python -m benchmarks run judging --count 5000 ...                       seconds of `evaluate`, that many against that many
+    python -m benchmarks run copies ...                                     copies found and false alarms, by kind of picture
     python -m benchmarks table > docs/benchmarks.md
 
 SPLITS is a CSV with file_name and split: `bench` is trained on, `held` is judged against.  Every run writes a record.

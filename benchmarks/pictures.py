@@ -24,8 +24,7 @@ class BenchPictures:
 
 def prepare(pictures: Path, splits: Path, size: int, work: Path) -> BenchPictures:
     """Pictures by split.  `splits` is a CSV with file_name (below `pictures`) and split; rows of other splits are left out."""
-    with splits.open(newline="", encoding="utf-8") as file:
-        split_of = {row["file_name"]: row["split"] for row in csv.DictReader(file)}
+    split_of = read_column(splits, "split")
     found = open_pictures(pictures, size, held_out=0.0)
     rows = {split: [i for i, name in enumerate(found.names) if split_of.get(name) == split] for split in ("bench", "held")}
     for split, indices in rows.items():
@@ -39,3 +38,9 @@ def prepare(pictures: Path, splits: Path, size: int, work: Path) -> BenchPicture
             Image.fromarray(found.pixels[i]).save(unfinished / f"{i:06d}.png")
         unfinished.rename(folder)
     return BenchPictures(folder, np.ascontiguousarray(found.pixels[rows["bench"]]), np.ascontiguousarray(found.pixels[rows["held"]]))
+
+
+def read_column(splits: Path, column: str) -> dict[str, str]:
+    """{file_name: value}"""
+    with splits.open(newline="", encoding="utf-8") as file:
+        return {row["file_name"]: row[column] for row in csv.DictReader(file)}

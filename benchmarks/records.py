@@ -18,9 +18,9 @@ def write(folder: Path, record: Record) -> Path:
     return path
 
 
-def read_all(folder: Path, benchmark: str) -> list[Record]:
+def read_all(folder: Path, benchmark: str | None = None) -> list[Record]:
     found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    return [record for record in found if record["benchmark"] == benchmark]
+    return [record for record in found if benchmark in (None, record["benchmark"])]
 
 
 def best_variant(folder: Path, entrant: str, size: int) -> str | None:
@@ -41,14 +41,16 @@ def page(folder: Path) -> str:
     parts = [
         "# Bowerbird and its peers, side by side",
         "",
-        "Made by `python -m benchmarks table` from the records in `benchmarks/records`; each names its command, machine, versions and",
-        "the matrix-multiply rate at the time. Scores are of the feature networks that come with Bowerbird, so they compare only with",
-        "scores made here. Margins are 95 %.",
+        "Made by `python -m benchmarks table` from the records in `benchmarks/records`. Scores are of the feature networks that come",
+        "with Bowerbird, so they compare only with scores made here. Margins are 95 %.",
         *_quality(read_all(folder, "quality")),
         *_painting(read_all(folder, "painting")),
         *_speed(read_all(folder, "speed")),
         *_startup(read_all(folder, "startup")),
         *_judging(read_all(folder, "judging")),
+        *_copies(read_all(folder, "copies")),
+        *_sheets(folder),
+        *_made(read_all(folder)),
     ]
     return "\n".join(parts) + "\n"
 
@@ -61,7 +63,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> list[str]:
 
 def _quality(records: list[Record]) -> list[str]:
     runs = sorted((r for r in records if not r.get("prerun")), key=lambda r: (r["size"], r.get("minutes") or 0, _kid(r)))
-    head = ["", "minutes", "seed", "KID x1000", "second opinion", "precision", "recall", "coverage", "SWD, finest"]
+    head = ["", "minutes", "cores", "seed", "painted", "KID x1000", "second opinion", "precision", "recall", "coverage", "SWD, finest"]
     head += ["copies", "pictures/s", "memory"]
     rows = [_quality_row(r) for r in runs]
     tried = sorted((r for r in records if r.get("prerun")), key=lambda r: (r["entrant"], _kid(r)))
@@ -76,9 +78,11 @@ def _quality_row(r: Record) -> tuple[object, ...]:
     finest = max((key for key in r["scores"]["scores"] if key.startswith("swd_")), key=lambda key: int(key.removeprefix("swd_")))
     trained = r.get("trained")
     return (
-        f"{r['entrant']} {r.get('variant') or ''}".strip(),
+        f"{r['entrant']} {r.get('variant', '')}".strip(),
         f"{r['minutes']:g}" if trained else "-",
+        r["machine"]["cores_used"] if trained else "-",
         r["seed"],
+        r["scores"]["generated"]["pictures"],
         _score(r, "kid"),
         _score(r, "kid_second_opinion"),
         *(_score(r, key) for key in ("precision", "recall", "coverage", finest)),
@@ -86,6 +90,11 @@ def _quality_row(r: Record) -> tuple[object, ...]:
         f"{trained['pictures_seen'] / trained['seconds']:.1f}" if trained else "-",
         f"{trained['peak_bytes'] / 2**20:,.0f} MB" if trained else "-",
     )
+
+
+def _called(r: Record) -> str:
+    words = [r["entrant"], r.get("variant"), f"{r['minutes']:g} minutes" if r.get("trained") else None, f"seed {r['seed']}"]
+    return ", ".join(word for word in words if word)
 
 
 def _score(record: Record, key: str) -> str:
@@ -124,6 +133,38 @@ def _judging(records: list[Record]) -> list[str]:
         for r in records
     ]
     return _section("Judging, from files to report", ("pictures", "cores", "seconds", "memory"), rows)
+
+
+def _copies(records: list[Record]) -> list[str]:
+    head = ("kind", "trained on", "altered copies", "found", "unseen pictures", "flagged", "in the worst training set")
+    rows: list[tuple[object, ...]] = [
+        (
+            *(k["kind"], f"{k['trained_on']:,}", k["copies"], f"{k['copies_found']:.1%}"),
+            *(f"{k['unseen']:,}", f"{k['unseen_flagged']:.1%}", f"{k['unseen_flagged_in_the_worst_set']:.1%}" if k["sets"] > 1 else ""),
+        )
+        for r in records
+        for k in r["kinds"]
+    ]
+    return _section("The search for copies", head, rows)
+
+
+def _sheets(folder: Path) -> list[str]:
+    """64 pictures as they came, of every run that was judged."""
+    out = ["", "## Uncurated samples"]
+    for record in read_all(folder, "quality"):
+        if not record.get("prerun"):
+            out += ["", f"{_called(record)}:", "", f"![64 pictures of {_called(record)}](../benchmarks/records/{record['name']}.webp)"]
+    return out if len(out) > 2 else []
+
+
+def _made(records: list[Record]) -> list[str]:
+    """What was typed, where, and how fast the machine was then."""
+    rows: list[tuple[object, ...]] = []
+    for r in sorted(records, key=lambda r: str(r["name"])):
+        where, rates = r["machine"], (r["machine"]["matmul_gflops"], r["machine"]["matmul_gflops_after"])
+        used = f"{where['cores_used']} of {where['cores']}"
+        rows.append((f"`{r['command']}`", r["date"], where["processor"], used, "-".join(str(rate) for rate in sorted(rates))))
+    return _section("How each was made", ("command", "date", "machine", "cores", "GFLOP/s then"), rows)
 
 
 def _section(title: str, head: Iterable[str], rows: list[tuple[object, ...]]) -> list[str]:

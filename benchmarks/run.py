@@ -18,6 +18,7 @@ import torch
 from PIL import Image, ImageOps
 
 from benchmarks import machine, records
+from benchmarks.copies import copies
 from benchmarks.entrants import ENTRANTS, TRIVIAL, Entrant
 from benchmarks.pictures import BenchPictures, prepare
 from bowerbird.errors import Stopped
@@ -34,13 +35,14 @@ Found = dict[str, Any]
 def quality(options: argparse.Namespace) -> Found:
     """Train for so many minutes, paint, and be judged against pictures nobody trained on."""
     bench = prepare(options.pictures, options.splits, options.size, options.work)
-    found: Found = {"entrant": options.entrant, "size": options.size, "minutes": options.minutes, "seed": options.seed}
+    found: Found = {"entrant": options.entrant, "size": options.size, "seed": options.seed}
     if options.entrant in TRIVIAL:
         pixels = TRIVIAL[options.entrant](bench.train, options.count, options.seed)
         found["name"] = f"quality-{options.entrant}-{options.size}px-seed{options.seed}"
     else:
         entrant, variant = ENTRANTS[options.entrant], _variant(options)
-        found |= {"variant": variant, "prerun": options.prerun, "name": _name("quality", options, variant) + "-prerun" * options.prerun}
+        found |= {"variant": variant, "minutes": options.minutes, "prerun": options.prerun}
+        found["name"] = _name("quality", options, variant) + "-prerun" * options.prerun
         found["trained"], out = _train(entrant, variant, bench, options)
         paint = entrant.open(out)
         started = time.monotonic()
@@ -50,8 +52,9 @@ def quality(options: argparse.Namespace) -> Found:
             "seconds_per_picture": (time.monotonic() - started) / options.count,
         }
     report = evaluate(pixels, bench.held, train=bench.train, out=options.work / "reports" / found["name"], count=options.count)
-    options.records.mkdir(parents=True, exist_ok=True)
-    _sheet(pixels[:SAMPLES]).save(options.records / f"{found['name']}.webp", quality=90)
+    if not options.prerun:
+        options.records.mkdir(parents=True, exist_ok=True)
+        _sheet(pixels[:SAMPLES]).save(options.records / f"{found['name']}.webp", quality=80)
     return found | {"scores": report.to_json()}
 
 
@@ -165,6 +168,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], Found]] = {
     "speed": speed,
     "startup": startup,
     "judging": judging,
+    "copies": copies,
 }
 
 
