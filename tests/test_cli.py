@@ -96,6 +96,29 @@ def test_bad_input_is_one_sentence_and_exit_code_2(bowerbird, tmp_path: Path, ar
     assert len(sentences) == 1 and "Traceback" not in err
 
 
+def test_upscaled_pictures_are_marked_as_enhanced_and_keep_their_names(bowerbird, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model is opened once for all of them, and one JSON document tells of all."""
+    from bowerbird import generate
+    from bowerbird.picture_metadata import read_metadata
+    from bowerbird.request import Painted
+
+    opened = []
+
+    class Twice:
+        def paint(self, request, on_progress):
+            with Image.open(request.image) as picture:
+                yield Painted(picture.resize((16, 16)), 1, request)
+
+    monkeypatch.setattr(generate, "open_model", lambda *_: opened.append(1) or Twice())
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    code, out, _ = bowerbird("upscale", "x4", "a.png", "b.png", "--json")
+    paths = [Path(path) for path in json.loads(out)["pictures"]]
+    assert code == 0 and len(opened) == 1
+    assert [path.name for path in paths] == ["a.png", "b.png"]
+    assert {read_metadata(tmp_path / path).digital_source for path in paths} == {"algorithmicallyEnhanced"}
+
+
 def test_three_pictures_are_allowed_with_advice(bowerbird, picture_folder: Path, recipe_file: Path, tmp_path: Path) -> None:
     few = tmp_path / "few"
     few.mkdir()

@@ -23,6 +23,7 @@ from pydantic_core import to_jsonable_python
 from bowerbird.errors import BowerbirdError, RequestError
 from bowerbird.progress import OnProgress, Progress
 from bowerbird.recipe import built_in_recipes, read_recipe, recipe_text
+from bowerbird.request import PaintRequest, read_request
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.splitlines()[0] if __doc__ else None
@@ -173,7 +174,7 @@ def generate(
     fields |= {name: value for name, value in asked.items() if value is not None}
     if "model" not in fields:
         raise RequestError("which model should paint? Give a run, a model folder, a checkpoint or a hub name, or --from PICTURE.")
-    _paint(context, fields, out, family, prediction)
+    _paint(context, [read_request(fields)], out, family, prediction)
 
 
 @app.command()
@@ -187,27 +188,37 @@ def upscale(
     out: Annotated[Path, typer.Option(help="folder for the pictures")] = Path("pictures"),
 ) -> None:
     """Enlarge pictures: the same request as generate, with an image."""
-    for picture in pictures:
-        _paint(context, {"model": model, "image": picture, "prompt": prompt, "seed": seed, "steps": steps}, out)
+    asked = [read_request({"model": model, "image": picture, "prompt": prompt, "seed": seed, "steps": steps}) for picture in pictures]
+    _paint(context, asked, out, enlarged=True)
 
 
-def _paint(context: typer.Context, fields: dict[str, Any], out: Path, family: str | None = None, prediction: str | None = None) -> None:
+def _paint(
+    context: typer.Context,
+    requests: list[PaintRequest],
+    out: Path,
+    family: str | None = None,
+    prediction: str | None = None,
+    enlarged: bool = False,
+) -> None:
+    """Paint the requests, all of one model, and save the pictures; enlarged ones are named and marked after what they were."""
     from bowerbird import device as devices
     from bowerbird.generate import Opening, open_model
     from bowerbird.picture_metadata import SUFFIXES, check_fits, save_picture
-    from bowerbird.request import read_request
 
-    request, options = read_request(fields), context.obj
-    check_fits(request)
+    for request in requests:
+        check_fits(request)
+    options = context.obj
     opening = Opening(devices.dtype_of(options.precision), family, prediction, options.offline, _asker(options))
-    painter = open_model(request.model, devices.choose_device(options.device), opening)
+    painter = open_model(requests[0].model, devices.choose_device(options.device), opening)
     out.mkdir(parents=True, exist_ok=True)
     paths = []
     with _progress_bar() as on_progress:
-        for painted in painter.paint(request, on_progress):
-            path = _free_name(out, painted.seed, SUFFIXES[painted.settings.format])
-            save_picture(painted, path)
-            paths.append(str(path))
+        for request in requests:
+            for painted in painter.paint(request, on_progress):
+                name = request.image.stem if enlarged and request.image else f"{painted.seed:010d}"
+                path = _free_name(out, name, SUFFIXES[painted.settings.format])
+                save_picture(painted, path, "algorithmicallyEnhanced" if enlarged else None)
+                paths.append(str(path))
     _print(context, {"pictures": paths}, "\n".join(paths))
 
 
@@ -380,9 +391,9 @@ def _asker(options: Everywhere) -> Any:
     return (lambda download: typer.confirm(f"download {download}?", err=True)) if sys.stdin.isatty() else None
 
 
-def _free_name(folder: Path, seed: int, suffix: str) -> Path:
-    """<seed>.png, or <seed>-2.png ... when that picture is there already: nothing of the user's is overwritten."""
-    names = (f"{seed:010d}{extra}{suffix}" for extra in ("", *(f"-{n}" for n in range(2, 10_000))))
+def _free_name(folder: Path, name: str, suffix: str) -> Path:
+    """<name>.png, or <name>-2.png ... when that picture is there already: nothing of the user's is overwritten."""
+    names = (f"{name}{extra}{suffix}" for extra in ("", *(f"-{n}" for n in range(2, 10_000))))
     return next(folder / name for name in names if not (folder / name).exists())
 
 

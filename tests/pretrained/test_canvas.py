@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from bowerbird.models.pretrained.canvas import (
     blend,
     border_step,
-    cover,
     extend,
     join,
     membrane,
@@ -46,15 +45,6 @@ def test_the_working_size_suits_the_network(width: int, height: int, native: int
 def test_native_sizes_are_left_alone():
     for size in ((512, 512), (512, 768), (768, 512), (640, 448)):
         assert working_size(size, 512) == size
-
-
-def test_cover_cuts_and_never_stretches():
-    """A circle stays a circle: its width and height in the result agree."""
-    disc = Image.new("RGB", (200, 200))
-    ImageDraw.Draw(disc).ellipse((60, 60, 140, 140), fill="white")
-    result = cover(disc, (120, 60))
-    left, top, right, bottom = result.convert("L").point(lambda v: 255 * (v > 128)).getbbox()  # type: ignore[misc]
-    assert result.size == (120, 60) and right - left == bottom - top == pytest.approx(80 * 0.6, abs=2)
 
 
 def test_a_membrane_continues_a_plane_exactly():

@@ -181,6 +181,20 @@ def test_strength_says_how_far_to_move(sd15: PretrainedPainter, pictures: dict[s
     assert 0 < np.abs(middle - near).mean() < np.abs(far - near).mean()
 
 
+def test_strength_is_recorded_where_it_means_something(sd15: PretrainedPainter, tiny: Any, pictures: dict[str, Path]):
+    """Left open, a picture to vary is moved from by 0.6 and a masked part is painted anew; without a picture it says nothing."""
+    photo, mask = {"image": pictures["small"]}, {"mask": pictures["small-mask"]}
+    for fields, strength in [
+        ({}, None),
+        ({"strength": 0.3}, None),
+        (photo, 0.6),
+        ({**photo, "strength": 0.3}, 0.3),
+        ({**photo, **mask}, 1.0),
+    ]:
+        assert sd15.resolve(request(**fields)).strength == strength
+    assert tiny("x4").painter.resolve(request(**photo)).strength is None
+
+
 # Repainting
 
 

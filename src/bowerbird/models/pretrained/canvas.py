@@ -27,16 +27,6 @@ def working_size(wanted: Size, native: int, multiple: int = MULTIPLE) -> Size:
     return width, height
 
 
-def cover(picture: Image.Image, size: Size) -> Image.Image:
-    """Scale the picture until it covers `size`, then cut the borders off evenly."""
-    if picture.size == size:
-        return picture
-    scale = max(size[0] / picture.width, size[1] / picture.height)
-    width, height = size[0] / scale, size[1] / scale
-    left, top = (picture.width - width) / 2, (picture.height - height) / 2
-    return picture.resize(size, Image.Resampling.LANCZOS, box=(left, top, left + width, top + height))
-
-
 def region_to_repaint(mask: Image.Image, native: int) -> Box:
     """The part of a large picture to work on: what the mask covers with surroundings, at least `native` on each side.
 

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from bowerbird.errors import ModelError, RequestError, did_you_mean
 from bowerbird.models.pretrained import memory
-from bowerbird.models.pretrained.canvas import Size, blend, cover, tiles
+from bowerbird.models.pretrained.canvas import Size, blend, tiles
 from bowerbird.models.pretrained.clip import MAX_TOKENS
 from bowerbird.models.pretrained.loading import Parts
 from bowerbird.models.pretrained.lora import check_lora
-from bowerbird.models.pretrained.plan import UPSCALE, Work, plan, usual_size
+from bowerbird.models.pretrained.plan import UPSCALE, Work, plan, strength_of, usual_size
 from bowerbird.models.pretrained.samplers import SAMPLERS, own_sampler, scheduler_for, watch
 from bowerbird.progress import OnProgress, Progress, tell
 from bowerbird.request import Lora, Painted, PaintRequest
@@ -82,8 +82,9 @@ class PretrainedPainter:
             if getattr(request, field):
                 raise RequestError(f"a Stable Diffusion model does not read {field!r} itself. Leave it out.")
         family, distilled_for = self.parts.family, own_sampler(self.parts.schedulers["scheduler"])
-        if family.kind == "upscale" and (request.image is None or request.mask is not None or request.outpaint):
-            raise RequestError("this model enlarges pictures: give it an image, and neither mask nor outpaint.")
+        unfit = request.mask is not None or request.outpaint or request.strength is not None
+        if family.kind == "upscale" and (request.image is None or unfit):
+            raise RequestError("this model enlarges pictures: give it an image, and neither mask, outpaint nor strength.")
         speed = request.speed or "normal"
         if speed not in SPEEDS:
             raise RequestError(f"there is no speed {speed!r}.{did_you_mean(speed, SPEEDS)}")
@@ -99,9 +100,8 @@ class PretrainedPainter:
             "steps": request.steps or max(1, round(steps * SPEEDS[speed])),
             "sampler": sampler,
             "guidance": guidance if request.guidance is None else request.guidance,
+            "strength": strength_of(request, family.kind),
         }
-        if (request.mask is not None or request.outpaint) and "strength" not in request.model_fields_set:
-            fill["strength"] = 1.0  # a masked part is painted anew unless the request says how much of it to keep
         return request.model_copy(update=fill)
 
     @torch.inference_mode()
@@ -119,7 +119,7 @@ class PretrainedPainter:
             picture = self._paint_one(request, work, number, on_progress)
             if work.repaint is not None:
                 picture = work.repaint.put_back(picture)
-            yield Painted(cover(picture, request.size), request.seed + number, request)
+            yield Painted(ImageOps.fit(picture, request.size, Image.Resampling.LANCZOS), request.seed + number, request)
 
     def _paint_one(self, request: PaintRequest, work: Work, number: int, on_progress: OnProgress | None) -> Image.Image:
         assert request.seed is not None

@@ -9,11 +9,12 @@ from typing import Any, Literal
 from PIL import Image, ImageOps
 
 from bowerbird.errors import PictureFolderError
-from bowerbird.models.pretrained.canvas import Box, Size, cover, extend, join, region_to_repaint, working_size
+from bowerbird.models.pretrained.canvas import Box, Size, extend, join, region_to_repaint, working_size
 from bowerbird.request import PaintRequest
 
 Task = Literal["text", "image", "inpaint", "upscale"]
 
+USUAL_STRENGTH = 0.6
 UPSCALE = 4
 UPSCALE_NOISE_LEVEL = 20  # of 350: how much of the small picture's detail the x4 upscaler may replace; diffusers' default
 OPEN_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
@@ -58,18 +59,18 @@ def plan(request: PaintRequest, kind: str, native: int) -> Work:
         picture = open_picture(request.image)
         size = (picture.width * UPSCALE, picture.height * UPSCALE)
         return Work("upscale", size, {**always, "image": picture, "noise_level": UPSCALE_NOISE_LEVEL})
-    always["strength"] = max(request.strength, 1 / request.steps)  # at least one step
+    if request.strength is not None:
+        always["strength"] = max(request.strength, 1 / request.steps)  # at least one step
     if request.mask is not None or request.outpaint:
         return _plan_repaint(request, native, always)
     size = working_size(request.size, native)
-    start = cover(open_picture(request.image), size) if request.image is not None else None
+    start = ImageOps.fit(open_picture(request.image), size, Image.Resampling.LANCZOS) if request.image is not None else None
     if kind == "inpaint":  # its network always wants a picture and a mask: all of it is painted anew
         if start is None:
             start, always["strength"] = Image.new("RGB", size, "grey"), 1.0
         return Work("inpaint", size, {**always, **_shape(size), "image": start, "mask_image": Image.new("L", size, 255)})
     if start is not None:
         return Work("image", size, {**always, "image": start})
-    del always["strength"]
     return Work("text", size, {**always, **_shape(size)})
 
 
@@ -106,6 +107,14 @@ def usual_size(request: PaintRequest, kind: str, native: int) -> Size:
         return width * UPSCALE, height * UPSCALE
     out = request.outpaint
     return width + out.get("left", 0) + out.get("right", 0), height + out.get("top", 0) + out.get("bottom", 0)
+
+
+def strength_of(request: PaintRequest, kind: str) -> float | None:
+    """How far to move from the picture, None where there is none to move from.  Left open, a masked part is painted anew."""
+    if request.image is None or kind == "upscale":
+        return None
+    usual = 1.0 if request.mask is not None or request.outpaint else USUAL_STRENGTH
+    return usual if request.strength is None else request.strength
 
 
 def _shape(size: Size) -> dict[str, int]:
