@@ -31,7 +31,7 @@ from bowerbird.generate import OwnPainter, find_model_folder
 from bowerbird.model_folder import open_model_folder
 from bowerbird.recipe import check_recipe
 from bowerbird.request import PaintRequest
-from bowerbird.training.batches import levels_of
+from bowerbird.training.denoising import levels_of
 from bowerbird.training.checkpoint import new_state
 
 
@@ -109,7 +109,7 @@ def compare_training(folder: Path, batch: int, rounds: int) -> dict[str, float]:
 
 def our_step(model: torch.nn.Module, recipe: object, x0: torch.Tensor) -> Callable[[], None]:
     state = new_state(copy.deepcopy(model).train().requires_grad_(True), recipe)
-    levels = levels_of(recipe, state.model)
+    levels = levels_of(recipe)
     weight = normalised(WEIGHTINGS[recipe.diffusion.weighting], levels, state.model.spec.sigma_data)
 
     def step() -> None:

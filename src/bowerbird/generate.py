@@ -25,15 +25,26 @@ from bowerbird.diffusion.guidance import clip_x0, guide
 from bowerbird.diffusion.samplers import SAMPLERS
 from bowerbird.diffusion.schedule import karras_grid, timestep_grid
 from bowerbird.errors import ModelError, RequestError, did_you_mean
-from bowerbird.model_folder import MANIFEST, Manifest, SamplingDefaults, open_model_folder, read_manifest
+from bowerbird.model_folder import (
+    MANIFEST,
+    Manifest,
+    SamplingDefaults,
+    open_autoencoder_part,
+    open_latent_space,
+    open_model_folder,
+    read_manifest,
+)
 from bowerbird.models import pretrained
+from bowerbird.models.autoencoder import Autoencoder, LatentSpace, Rgb
 from bowerbird.models.condition import Condition, no_label
 from bowerbird.models.ddpm_folder import is_ddpm_folder, open_ddpm_folder
 from bowerbird.models.denoiser import Denoiser
+from bowerbird.models.pretrained.autoencoders import open_pretrained_autoencoder
 from bowerbird.progress import OnProgress, Progress, tell
 from bowerbird.request import Painted, PaintRequest, read_request
 from bowerbird.run_folder import is_run, model_of_run
 
+BUNDLED = Path(__file__).parent / "models/bundled"  # model folders that come with the project
 BATCH = 16  # pictures painted together; two cores gain nothing from more
 _NOT_OURS = ("prompt", "negative", "image", "mask", "outpaint", "loras", "styles", "then", "speed")
 
@@ -58,7 +69,7 @@ def open_model(where: str | Path, device: torch.device, opening: Opening | None 
     folder = find_model_folder(where)
     if (folder / MANIFEST).is_file():
         model, manifest = open_model_folder(folder)
-        return OwnPainter(str(where), model.to(device), manifest)
+        return OwnPainter(str(where), model.to(device), manifest, open_latent_space(folder, manifest).to(device))
     if is_ddpm_folder(folder):
         model = open_ddpm_folder(folder)
         manifest = Manifest(
@@ -68,6 +79,20 @@ def open_model(where: str | Path, device: torch.device, opening: Opening | None 
     raise ModelError(
         f"{str(where)!r} is neither a run, a model folder nor a diffusers folder. A model folder holds {MANIFEST} or a U-Net's config.json."
     )
+
+
+def open_autoencoder(where: str | Path, device: torch.device) -> Autoencoder:
+    """An autoencoder of ours (bundled by name, a run or a model folder) or of another project (a diffusers folder), on `device`."""
+    folder = BUNDLED / str(where) if str(where) in bundled_autoencoders() else find_model_folder(where)
+    if (folder / MANIFEST).is_file():
+        if read_manifest(folder).rung != "autoencoder":
+            raise ModelError(f"{str(where)!r} paints; it is no autoencoder. Bundled ones: {', '.join(bundled_autoencoders())}.")
+        return open_autoencoder_part(folder).to(device)
+    return open_pretrained_autoencoder(folder).to(device)
+
+
+def bundled_autoencoders() -> list[str]:
+    return sorted(path.parent.name for path in BUNDLED.glob(f"*/{MANIFEST}"))
 
 
 def is_model(where: str | Path) -> bool:
@@ -107,10 +132,13 @@ def describe_model(where: str | Path) -> dict[str, Any]:
 class OwnPainter:
     """Paints from a `Denoiser`: a model trained here, or somebody else's DDPM."""
 
-    def __init__(self, name: str, model: Denoiser, manifest: Manifest) -> None:
+    def __init__(self, name: str, model: Denoiser, manifest: Manifest, space: LatentSpace | None = None) -> None:
+        assert manifest.sampling is not None, "what paints says how"
         self.name = name
         self.model = model
         self.manifest = manifest
+        self.space = space or LatentSpace(Rgb())  # pixels
+        self.sampling = manifest.sampling
 
     def describe(self) -> dict[str, Any]:
         return describe_manifest(self.manifest)
@@ -124,11 +152,11 @@ class OwnPainter:
         if request.label is not None and request.label not in labels:
             known = did_you_mean(request.label, labels) if labels else " This model knows no labels; leave it out."
             raise RequestError(f"this model has no label {request.label!r}.{known}")
-        sampling = self.manifest.sampling
+        sampling = self.sampling
         sampler = request.sampler or sampling.sampler
         if sampler not in SAMPLERS:
             raise RequestError(f"there is no sampler {sampler!r}.{did_you_mean(sampler, SAMPLERS)}")
-        _, height, width = self.model.spec.sample_shape
+        _, height, width = (self.space.autoencoder.factor * side for side in self.model.spec.sample_shape)
         fill = {
             "seed": secrets.randbelow(2**32) if request.seed is None else request.seed,
             "size": request.size or (width, height),
@@ -147,7 +175,7 @@ class OwnPainter:
         for start in range(0, request.count, batch):
             seeds = [request.seed + i for i in range(start, min(start + batch, request.count))]
             for seed, x0 in zip(seeds, self._paint_batch(request, seeds, start, on_progress), strict=True):
-                yield Painted(_fit(to_picture(x0), request.size), seed, request)
+                yield Painted(_fit(self.picture(x0), request.size), seed, request)
 
     def _paint_batch(self, request: PaintRequest, seeds: list[int], start: int, on_progress: OnProgress | None) -> Tensor:
         assert request.steps is not None and request.sampler is not None and request.size is not None and request.guidance is not None
@@ -155,7 +183,7 @@ class OwnPainter:
 
         def on_step(step: int, steps: int, x0: Tensor) -> None:
             done = start * steps + step * len(seeds)
-            tell(on_progress, Progress("paint", done, total, preview=lambda: _fit(to_picture(x0[0]), size)))
+            tell(on_progress, Progress("paint", done, total, preview=lambda: _fit(self.picture(x0[0]), size)))
 
         noise = PictureNoise(seeds)
         spec, device = self.model.spec, self.model.device
@@ -164,7 +192,11 @@ class OwnPainter:
         denoise = guide(self.model, *self._conditions(request, len(seeds)), scale=request.guidance)
         if spec.clip_x0:
             denoise = clip_x0(denoise)
-        return SAMPLERS[request.sampler](denoise, x, sigmas, noise, on_step).cpu()
+        return SAMPLERS[request.sampler](denoise, x, sigmas, noise, on_step)
+
+    def picture(self, x0: Tensor) -> Image.Image:
+        """What x0 (C, h, w) looks like.  Decoded one at a time: latents are small, pictures are not."""
+        return to_picture(self.space.decode(x0[None])[0])
 
     def sigmas(self, request: PaintRequest) -> Tensor:
         """The noise levels to walk down: a DDPM's own timesteps for its ancestral sampler, Karras' grid for the others."""

@@ -2,7 +2,8 @@
 
     MODEL/
       bowerbird.json            the manifest below, sealed, with the hash of every file
-      transformer/ | unet/      config.json and weights
+      transformer/ | unet/      config.json and weights; an autoencoder's folder has none
+      vae/                      of a latent model, and of an autoencoder
       scheduler/                for a U-Net: diffusers' scheduler config
       model_index.json          exactly when a diffusers pipeline can paint from this folder
       samples.png               what it paints
@@ -13,23 +14,28 @@ Parts are named as diffusers names them, so the folder is its own export.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import nn
 
 from bowerbird import __version__, weights
 from bowerbird.errors import ModelError
+from bowerbird.models.autoencoder import OURS, Autoencoder, AutoencoderConfig, ConvAutoencoder, LatentSpace, Rgb
 from bowerbird.models.denoiser import Denoiser, DenoiserSpec
+from bowerbird.models.pretrained.autoencoders import open_pretrained_autoencoder
 from bowerbird.models.transformer import Transformer, TransformerConfig
 from bowerbird.models.unet import UNet, unet_class
 from bowerbird.storage import Disk, verify_folder, write_folder
 
 MANIFEST = "bowerbird.json"
+Config = TypeVar("Config")
 FORMAT_VERSION = 1
 _UNET_WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 _TRANSFORMER_WEIGHTS = "transformer/model.safetensors"
+_VAE_WEIGHTS = f"vae/{ConvAutoencoder.weights_name}"
 
 
 class SamplingDefaults(BaseModel):
@@ -41,6 +47,14 @@ class SamplingDefaults(BaseModel):
     guidance: float = 1.0
 
 
+class LatentScale(BaseModel):
+    """Mean and standard deviation of each channel of the latents that a model learnt on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
 class Manifest(BaseModel):
     """What a model folder says of itself."""
 
@@ -48,24 +62,35 @@ class Manifest(BaseModel):
 
     format_version: int = FORMAT_VERSION
     written_by: str = f"bowerbird {__version__}"
-    rung: str  # "pixel": which step of the ladder
-    denoiser: DenoiserSpec
+    rung: str  # "pixel", "latent" or "autoencoder": which step of the ladder
+    denoiser: DenoiserSpec | None = None
+    latents: LatentScale | None = None
     labels: tuple[str, ...] = ()
-    sampling: SamplingDefaults
+    sampling: SamplingDefaults | None = None
     training: dict[str, Any] = {}  # recipe, pictures seen, data fingerprint, hardware, hours
     scores: dict[str, Any] = {}
     licence: str = "The weights are yours; the pictures they were trained on keep their licences."
     files: dict[str, Any] = {}
 
 
-def save_model(disk: Disk, target: Path, model: Denoiser, manifest: Manifest, samples_png: bytes) -> None:
-    """Write the model as the new folder `target`; it exists whole or not at all."""
-    write_folder(disk, target, _parts(model, manifest, samples_png), MANIFEST, manifest.model_dump(mode="json", exclude={"files"}))
+def save_model(
+    disk: Disk, target: Path, model: nn.Module, manifest: Manifest, samples_png: bytes, space: LatentSpace | None = None
+) -> None:
+    """Write a denoiser, with the space it learnt on, or an autoencoder as the new folder `target`; it exists whole or not at all."""
+    autoencoder = model if isinstance(model, Autoencoder) else space.autoencoder if space else Rgb()
+    write_folder(
+        disk, target, _parts(model, autoencoder, manifest, samples_png), MANIFEST, manifest.model_dump(mode="json", exclude={"files"})
+    )
 
 
 def open_model_folder(folder: Path) -> tuple[Denoiser, Manifest]:
     """The model of a folder and its manifest.  ModelError when anything is missing, damaged, or from a newer Bowerbird."""
     manifest = read_manifest(folder)
+    if manifest.denoiser is None:
+        raise ModelError(
+            f"{str(folder)!r} is an autoencoder, which paints nothing by itself. Train a model on its latents: "
+            f"bowerbird train PICTURES --recipe latent-64 --set model.autoencoder={folder}"
+        )
     if (folder / "transformer").is_dir():
         config = _read_json(folder / "transformer/config.json")
         network: Transformer | UNet = Transformer(_checked(TransformerConfig, config, folder))
@@ -74,6 +99,30 @@ def open_model_folder(folder: Path) -> tuple[Denoiser, Manifest]:
         network = UNet(unet_class().from_config(_read_json(folder / "unet/config.json")))
         weights.load_into(network.network, weights.load(folder / _UNET_WEIGHTS), str(folder / "unet"))
     return Denoiser(network, manifest.denoiser).eval(), manifest
+
+
+def open_latent_space(folder: Path, manifest: Manifest) -> LatentSpace:
+    """What the model of the folder learnt on: the latents of the autoencoder beside it, or pixels."""
+    if manifest.latents is None:
+        return LatentSpace(Rgb())
+    return LatentSpace(open_autoencoder_part(folder), manifest.latents.mean, manifest.latents.std)
+
+
+def open_autoencoder_part(folder: Path) -> Autoencoder:
+    """The autoencoder in the `vae` of a verified folder."""
+    config = _read_json(folder / "vae/config.json")
+    if config.pop("_class_name", None) != OURS:
+        return open_pretrained_autoencoder(folder / "vae")
+    autoencoder = ConvAutoencoder(_checked(AutoencoderConfig, config, folder))
+    weights.load_into(autoencoder, weights.load(folder / _VAE_WEIGHTS), str(folder / "vae"))
+    return autoencoder.eval()
+
+
+def scale_of(space: LatentSpace) -> LatentScale | None:
+    """The scale of a space for its manifest; pixels have none."""
+    if isinstance(space.autoencoder, Rgb):
+        return None
+    return LatentScale(mean=tuple(space.mean.flatten().tolist()), std=tuple(space.std.flatten().tolist()))
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -92,18 +141,21 @@ def read_manifest(folder: Path) -> Manifest:
         raise ModelError(f"the manifest of {str(folder)!r} is wrong at {where!r}: {first['msg']}. Use another copy.") from error
 
 
-def _parts(model: Denoiser, manifest: Manifest, samples_png: bytes) -> Iterator[tuple[str, bytes]]:
-    network = model.network
+def _parts(model: nn.Module, autoencoder: Autoencoder, manifest: Manifest, samples_png: bytes) -> Iterator[tuple[str, bytes]]:
+    network = model.network if isinstance(model, Denoiser) else None
     if isinstance(network, Transformer):
         yield "transformer/config.json", _json(network.config.to_dict())
         yield _TRANSFORMER_WEIGHTS, weights.to_bytes(network.state_dict())
     elif isinstance(network, UNet):
         yield "unet/config.json", network.network.to_json_string().encode()
         yield _UNET_WEIGHTS, weights.to_bytes(network.network.state_dict(), {"format": "pt"})
-        if manifest.denoiser.betas is not None:
+        if manifest.denoiser is not None and manifest.denoiser.betas is not None:
             yield "scheduler/scheduler_config.json", _json(_scheduler_config(manifest.denoiser))
-            if not manifest.labels:
+            if not manifest.labels and manifest.latents is None:
                 yield "model_index.json", _json(_MODEL_INDEX)
+    if not isinstance(autoencoder, Rgb):
+        yield "vae/config.json", _json(autoencoder.config())
+        yield f"vae/{autoencoder.weights_name}", weights.to_bytes(autoencoder.saved.state_dict(), {"format": "pt"})
     yield "samples.png", samples_png
 
 
@@ -145,8 +197,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     return document
 
 
-def _checked(kind: type[TransformerConfig], config: dict[str, Any], folder: Path) -> TransformerConfig:
+def _checked(kind: Callable[..., Config], config: dict[str, Any], folder: Path) -> Config:
     try:
         return kind(**config)
     except TypeError as error:
-        raise ModelError(f"the transformer config of {str(folder)!r} has other fields than this Bowerbird knows: {error}.") from error
+        raise ModelError(f"a config of {str(folder)!r} has other fields than this Bowerbird knows: {error}.") from error

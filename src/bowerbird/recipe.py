@@ -36,12 +36,27 @@ class Data(Section):
 class Model(Section):
     """Which network learns."""
 
-    network: Literal["transformer", "unet"] = Field("transformer", description="transformer: ours; unet: diffusers' UNet2DModel")
-    size: Literal["micro", "nano", "tiny", "small", "base", "large", "ddpm-micro", "ddpm-small", "ddpm-114m"] = Field(
-        "nano", description="larger learns more and slower: nano for two cores, small for one GPU"
+    network: Literal["transformer", "unet", "autoencoder"] = Field(
+        "transformer",
+        description="transformer: ours; unet: diffusers' UNet2DModel; autoencoder: makes latents to learn on",
     )
-    patch: int = Field(8, ge=1, le=32, description="pixels a token covers; half of it is four times the work and finer detail")
+    size: Literal[
+        "micro", "nano", "tiny", "small", "base", "large", "ddpm-micro", "ddpm-small", "ddpm-114m", "ae-micro", "ae-small", "ae-base"
+    ] = Field("nano", description="larger learns more and slower: nano for two cores, small for one GPU")
+    autoencoder: str = Field(
+        "rgb", description="what the model learns on: rgb (pixels), a bundled autoencoder, a folder or a hub name (latents)"
+    )
+    patch: int = Field(8, ge=1, le=32, description="pixels or latents a token covers; half of it is four times the work and finer detail")
     detail: int = Field(0, ge=0, le=256, description="channels of convolutions around the transformer; they smooth the borders of patches")
+
+
+class Autoencoder(Section):
+    """What an autoencoder (model.network = "autoencoder") keeps of a picture, and what it is taught to care for."""
+
+    factor: Literal[8, 16, 32] = Field(8, description="pixels a latent covers on each side; twice as many are a quarter of the latents")
+    channels: int = Field(16, ge=1, le=512, description="numbers a latent holds; more keep finer detail and are harder to learn on")
+    kl: float = Field(3e-4, ge=0, description="pull of the latents towards a standard normal; raise when they are hard to learn on")
+    features: float = Field(0.5, ge=0, description="weight of looking alike to an ImageNet network, beside error of pixels; 0: none")
 
 
 class Condition(Section):
@@ -100,6 +115,7 @@ class Recipe(Section):
     name: str = Field("custom", description="what the run is called in reports")
     data: Data = Data()
     model: Model = Model()
+    autoencoder: Autoencoder = Autoencoder()
     condition: Condition = Condition()
     diffusion: Diffusion = Diffusion()
     train: Train = Train()
@@ -107,15 +123,19 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> Recipe:
-        if self.model.network == "transformer" and self.data.size % self.model.patch:
+        if self.model.network == "transformer" and self.model.autoencoder == "rgb" and self.data.size % self.model.patch:
             fits = max(p for p in range(1, self.model.patch + 1) if self.data.size % p == 0)
             raise ValueError(
                 f"model.patch = {self.model.patch} does not divide data.size = {self.data.size}; the nearest smaller that does is {fits}"
             )
-        if (self.model.network == "unet") != self.model.size.startswith("ddpm"):
+        family = {"ddpm": "unet", "ae": "autoencoder"}.get(self.model.size.partition("-")[0], "transformer")
+        if family != self.model.network:
             raise ValueError(
-                f"model.size = {self.model.size!r} is not a size of a {self.model.network}; a unet has ddpm-micro, ddpm-small and ddpm-114m"
+                f"model.size = {self.model.size!r} is a size of a {family}, not of a {self.model.network}; a unet has ddpm-micro, "
+                "ddpm-small and ddpm-114m, an autoencoder ae-micro, ae-small and ae-base"
             )
+        if self.model.network == "autoencoder" and self.data.size % self.autoencoder.factor:
+            raise ValueError(f"autoencoder.factor = {self.autoencoder.factor} does not divide data.size = {self.data.size}")
         if self.diffusion.noise_levels == "uniform-t" and self.diffusion.prediction not in ("eps", "v"):
             raise ValueError("diffusion.noise_levels = 'uniform-t' is for prediction 'eps' or 'v'; use 'log-normal' or 'logit-normal'")
         if self.train.micro_batch and self.train.batch % self.train.micro_batch:

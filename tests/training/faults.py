@@ -7,7 +7,6 @@ import os
 import random
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,7 +15,8 @@ from bowerbird.errors import BowerbirdError
 from bowerbird.recipe import Recipe
 from bowerbird.run_folder import read_run_state
 from bowerbird.storage import Disk
-from bowerbird.training import loop
+from bowerbird.training.batches import Batch
+from bowerbird.training.denoising import Denoising
 from bowerbird.training.record import Record
 from bowerbird.weights import load
 from tests.conftest import tiny_recipe
@@ -71,22 +71,22 @@ class Outcome:
 
 def plant(pictures: Path, out: Path, kind: str, first: int, times: int, value: float = float("nan")) -> Outcome:
     """Train with `value` in the loss, a gradient or the data of updates number first.. (counted from 0), `times` of them."""
-    sound = loop._losses
+    sound = Denoising.losses
     error = None
 
-    def bad_losses(run: loop.Run, batch: loop.Batch, rows: slice, weight: Any) -> torch.Tensor:
-        if not first <= run.state.step < first + times:
-            return sound(run, batch, rows, weight)
+    def bad_losses(objective: Denoising, model: torch.nn.Module, batch: Batch, rows: slice) -> torch.Tensor:
+        if not first <= batch.first // len(batch) < first + times:
+            return sound(objective, model, batch, rows)
         if kind == "data":
-            return sound(run, replace(batch, x0=torch.full_like(batch.x0, value)), rows, weight)
-        losses = sound(run, batch, rows, weight)
+            return sound(objective, model, replace(batch, x0=torch.full_like(batch.x0, value)), rows)
+        losses = sound(objective, model, batch, rows)
         if kind == "loss":
             return losses * value
         losses.register_hook(lambda gradient: torch.full_like(gradient, value))
         return losses
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "_losses", bad_losses)
+        patch.setattr(Denoising, "losses", bad_losses)
         try:
             run_here(pictures, out, tiny_recipe())
         except BowerbirdError as stopped:

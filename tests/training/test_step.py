@@ -15,8 +15,8 @@ from bowerbird.models.build import build_denoiser
 from bowerbird.recipe import Train, read_recipe
 from bowerbird.run_folder import model_of_run, read_run_state
 from bowerbird.storage import verify_folder
-from bowerbird.training import loop
-from bowerbird.training.batches import draw_batch, level_draws, levels_of
+from bowerbird.training.batches import Batch, level_draws
+from bowerbird.training.denoising import Denoising
 from bowerbird.training.optimizer import Ema, decay_start, ema_exponent, learning_rate, make_optimizers
 from bowerbird.training.record import Record
 from tests.conftest import tiny_recipe
@@ -36,8 +36,8 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(picture_folder: Path
 def test_a_sample_is_the_same_in_any_batch(picture_folder: Path) -> None:
     recipe = tiny_recipe(condition={"label": True})
     pictures = open_pictures(picture_folder, 16, "crop", 0.1, 0)
-    levels = levels_of(recipe, build_denoiser(recipe, (3, 16, 16), 2))
-    whole, part = draw_batch(pictures, recipe, levels, 0, 100, CPU), draw_batch(pictures, recipe, levels, 60, 70, CPU)
+    objective = Denoising(recipe, pictures, CPU, "fp32")
+    whole, part = objective.draw(0, 100), objective.draw(60, 70)
     for name in ("x0", "eps", "sigma"):
         assert torch.equal(getattr(whole, name)[60:70], getattr(part, name))
     assert whole.cond is not None and part.cond is not None
@@ -47,7 +47,7 @@ def test_a_sample_is_the_same_in_any_batch(picture_folder: Path) -> None:
 def test_labels_are_hidden_as_often_as_asked(picture_folder: Path) -> None:
     recipe = tiny_recipe(condition={"label": True, "drop": 0.25})
     pictures = open_pictures(picture_folder, 16, "crop", 0.1, 0)
-    batch = draw_batch(pictures, recipe, levels_of(recipe, build_denoiser(recipe, (3, 16, 16), 2)), 0, 2000, CPU)
+    batch = Denoising(recipe, pictures, CPU, "fp32").draw(0, 2000)
     assert batch.cond is not None and batch.cond.label is not None
     assert (batch.cond.label == 2).float().mean().item() == pytest.approx(0.25, abs=0.04)
 
@@ -134,13 +134,13 @@ def test_updates_that_are_not_finite_are_skipped_named_and_give_up(
     picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One bad loss is skipped and the weights stay; three in a row stop, and the last checkpoint is still good."""
-    sound, bad = loop._losses, {"steps": {3}}
+    sound, bad = Denoising.losses, {"steps": {3}}
 
-    def sometimes_nan(run: loop.Run, batch: loop.Batch, rows: slice, weight: object) -> torch.Tensor:
-        losses = sound(run, batch, rows, weight)
-        return losses * float("nan") if run.state.step in bad["steps"] else losses
+    def sometimes_nan(objective: Denoising, model: torch.nn.Module, batch: Batch, rows: slice) -> torch.Tensor:
+        losses = sound(objective, model, batch, rows)
+        return losses * float("nan") if batch.first // len(batch) in bad["steps"] else losses
 
-    monkeypatch.setattr(loop, "_losses", sometimes_nan)
+    monkeypatch.setattr(Denoising, "losses", sometimes_nan)
     run_here(picture_folder, tmp_path / "one", tiny_recipe())
     skipped = [line for line in Record(tmp_path / "one" / "metrics.jsonl").lines() if line.get("skipped")]
     assert len(skipped) == 1 and all(name.endswith(".png") for name in skipped[0]["skipped"])

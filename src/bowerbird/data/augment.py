@@ -10,7 +10,11 @@ from numpy.typing import NDArray
 from bowerbird import draws
 
 
+def mirrored(seed: int, samples: Sequence[int] | NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which samples are shown as mirror images, about half of them, by their global sample numbers."""
+    return draws.uniform(seed, "flip", samples) < 0.5
+
+
 def flip(pixels: NDArray[np.uint8], seed: int, samples: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
-    """`pixels` (b, h, w, 3) with about half of them mirrored left to right; row k depends on `samples[k]`, its global sample number."""
-    mirrored = draws.uniform(seed, "flip", samples) < 0.5
-    return np.where(mirrored[:, None, None, None], pixels[:, :, ::-1], pixels)
+    """`pixels` (b, h, w, 3), mirrored left to right where `mirrored` says so for that row's sample number."""
+    return np.where(mirrored(seed, samples)[:, None, None, None], pixels[:, :, ::-1], pixels)

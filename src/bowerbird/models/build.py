@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from bowerbird.errors import RecipeError
 from bowerbird.models import transformer, unet
+from bowerbird.models.autoencoder import ConvAutoencoder, autoencoder_config
 from bowerbird.models.denoiser import Betas, Denoiser, DenoiserSpec
 from bowerbird.recipe import Recipe
 
@@ -14,11 +16,16 @@ SIGMA_DATA_PIXELS = 0.5
 
 
 def build_denoiser(recipe: Recipe, sample_shape: tuple[int, int, int], label_count: int) -> Denoiser:
-    """A freshly initialised model for pictures of shape (C, H, W); label_count 0 means no labels."""
+    """A freshly initialised model for pictures or latents of shape (C, H, W); label_count 0 means no labels."""
     channels, size, _ = sample_shape
     if recipe.model.network == "unet":
         config = unet.unet_config(recipe.model.size, size, channels, label_count, recipe.train.dropout)
         return Denoiser(unet.UNet(unet.unet_class()(**config)), _spec(recipe, sample_shape))
+    if size % recipe.model.patch:
+        raise RecipeError(
+            f"model.patch = {recipe.model.patch} does not divide the {size} latents that {recipe.model.autoencoder!r} makes of "
+            f"data.size = {recipe.data.size}. Use a patch that does, or another size."
+        )
     width, depth, heads = transformer.SIZES[recipe.model.size]
     shape = transformer.TransformerConfig(
         width, depth, heads, recipe.model.patch, channels, label_count, recipe.train.dropout, recipe.model.detail
@@ -26,12 +33,23 @@ def build_denoiser(recipe: Recipe, sample_shape: tuple[int, int, int], label_cou
     return Denoiser(transformer.Transformer(shape), _spec(recipe, sample_shape))
 
 
+def sigma_data_of(recipe: Recipe) -> float:
+    """The standard deviation of what the model learns on: latents are scaled to 1."""
+    return SIGMA_DATA_PIXELS if recipe.model.autoencoder == "rgb" else 1.0
+
+
+def build_autoencoder(recipe: Recipe) -> ConvAutoencoder:
+    """A freshly initialised autoencoder of ours."""
+    settings = recipe.autoencoder
+    return ConvAutoencoder(autoencoder_config(recipe.model.size, settings.factor, settings.channels))
+
+
 def _spec(recipe: Recipe, sample_shape: tuple[int, int, int]) -> DenoiserSpec:
     fields: dict[str, Any] = {
         "prediction": recipe.diffusion.prediction,
-        "sigma_data": SIGMA_DATA_PIXELS,
+        "sigma_data": sigma_data_of(recipe),
         "sample_shape": sample_shape,
-        "clip_x0": True,
+        "clip_x0": recipe.model.autoencoder == "rgb",
     }
     if recipe.diffusion.prediction in ("eps", "v"):
         betas = Betas(kind=recipe.diffusion.betas)

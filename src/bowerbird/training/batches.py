@@ -1,4 +1,4 @@
-"""What the network sees at each step: a pure function of (recipe, pictures, sample numbers).
+"""What a run sees at each step: a pure function of (recipe, pictures, sample numbers).
 
 Sample number k of a run always is the same picture, flipped or not, with the same noise of the same level and the same
 condition hidden or not, whatever the batch size, the number of processes, or how often the run was stopped.
@@ -7,6 +7,7 @@ condition hidden or not, whatever the batch size, the number of processes, or ho
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,9 +17,6 @@ from torch import Tensor
 from bowerbird import draws
 from bowerbird.data.augment import flip
 from bowerbird.data.pictures import Pictures
-from bowerbird.diffusion.schedule import NoiseLevels, log_normal, logit_normal, uniform_t
-from bowerbird.models.condition import Condition
-from bowerbird.models.denoiser import Denoiser
 from bowerbird.recipe import Recipe
 
 GOLDEN = (5**0.5 - 1) / 2
@@ -26,34 +24,52 @@ GOLDEN = (5**0.5 - 1) / 2
 
 @dataclass(frozen=True)
 class Batch:
-    """first: number of the first sample; pictures: which ones; x0, eps: (B, C, H, W) float32, x0 in -1..1; sigma: (B,) float32."""
+    """first: number of the first sample; pictures: which ones; x0: (B, C, H, W) float32; eps: standard normal noise."""
 
     first: int
     pictures: NDArray[np.int64]
     x0: Tensor
     eps: Tensor
-    sigma: Tensor
-    cond: Condition | None
 
     def __len__(self) -> int:
         return len(self.pictures)
 
 
-def draw_batch(pictures: Pictures, recipe: Recipe, levels: NoiseLevels, start: int, stop: int, device: torch.device) -> Batch:
-    """Samples number start..stop-1 of the run, on `device`."""
-    seed = recipe.data.seed
-    samples = np.arange(start, stop)
-    chosen = pictures.train[draws.picture_indices(seed, start, stop, len(pictures.train))]
-    pixels = pictures.pixels[chosen]
-    x0 = to_x0(flip(pixels, seed, samples) if recipe.data.flip else pixels)
-    return Batch(
-        first=start,
-        pictures=chosen,
-        x0=x0.to(device),
-        eps=torch.from_numpy(draws.normal(seed, "noise", samples, tuple(x0.shape[1:]))).to(device),
-        sigma=levels(torch.from_numpy(level_draws(seed, samples))).float().to(device),
-        cond=_condition(pictures, recipe, chosen, samples, device),
-    )
+class Samples(Protocol):
+    """Where x0 comes from: pixels, or the latents of an autoencoder."""
+
+    shape: tuple[int, int, int]  # (C, H, W)
+
+    def drawn(self, chosen: NDArray[np.int64], samples: NDArray[np.int64]) -> Tensor:
+        """x0 of the chosen pictures (B, C, H, W), on the CPU, as samples number `samples` of the run show them."""
+
+    def plain(self, chosen: NDArray[np.int64]) -> Tensor:
+        """x0 of the chosen pictures as they are."""
+
+
+class PixelSamples:
+    """Pixels in -1..1, about half of them mirrored where the recipe flips."""
+
+    def __init__(self, pictures: Pictures, recipe: Recipe) -> None:
+        self.pixels, self.seed, self.flip = pictures.pixels, recipe.data.seed, recipe.data.flip
+        self.shape = (3, recipe.data.size, recipe.data.size)
+
+    def drawn(self, chosen: NDArray[np.int64], samples: NDArray[np.int64]) -> Tensor:
+        pixels = self.pixels[chosen]
+        return to_x0(flip(pixels, self.seed, samples) if self.flip else pixels)
+
+    def plain(self, chosen: NDArray[np.int64]) -> Tensor:
+        return to_x0(self.pixels[chosen])
+
+
+def chosen_pictures(pictures: Pictures, seed: int, start: int, stop: int) -> NDArray[np.int64]:
+    """Which pictures samples number start..stop-1 are."""
+    return pictures.train[draws.picture_indices(seed, start, stop, len(pictures.train))]
+
+
+def noise(seed: int, purpose: str, samples: NDArray[np.int64], shape: tuple[int, ...]) -> Tensor:
+    """Standard normal, (B, *shape) float32, row k by the number of sample k."""
+    return torch.from_numpy(draws.normal(seed, purpose, samples, shape))
 
 
 def level_draws(seed: int, samples: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -69,29 +85,3 @@ def level_draws(seed: int, samples: NDArray[np.int64]) -> NDArray[np.float64]:
 def to_x0(pixels: NDArray[np.uint8]) -> Tensor:
     """(B, H, W, C) uint8 -> (B, C, H, W) float32 in -1..1."""
     return torch.from_numpy(np.ascontiguousarray(pixels)).movedim(-1, 1).float() / 127.5 - 1
-
-
-def label_condition(pictures: Pictures, chosen: NDArray[np.int64], hidden: NDArray[np.bool_], device: torch.device) -> Condition:
-    """The labels of the chosen pictures; "no class" where hidden or unknown."""
-    labels = pictures.labels[chosen]
-    return Condition(label=torch.from_numpy(np.where(hidden | (labels < 0), len(pictures.label_names), labels)).to(device))
-
-
-def levels_of(recipe: Recipe, model: Denoiser) -> NoiseLevels:
-    """The distribution of noise levels that the recipe's [diffusion] section names."""
-    words = recipe.diffusion
-    if words.noise_levels == "uniform-t":
-        assert model.schedule is not None, "the recipe check allows uniform-t for eps and v alone"
-        return uniform_t(model.schedule)
-    if words.noise_levels == "log-normal":
-        return log_normal(words.location, words.scale)
-    return logit_normal(words.location, words.scale, words.shift)
-
-
-def _condition(
-    pictures: Pictures, recipe: Recipe, chosen: NDArray[np.int64], samples: NDArray[np.int64], device: torch.device
-) -> Condition | None:
-    if not recipe.condition.label:
-        return None
-    hidden = draws.uniform(recipe.data.seed, "drop condition", samples) < recipe.condition.drop
-    return label_condition(pictures, chosen, hidden, device)

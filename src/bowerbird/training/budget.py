@@ -19,17 +19,14 @@ import torch
 from torch import Tensor
 
 from bowerbird import device as devices
-from bowerbird.diffusion.prediction import add_noise
 from bowerbird.errors import ResourceError
-from bowerbird.generate import OwnPainter
 from bowerbird.recipe import Recipe
 from bowerbird.run_folder import read_run_state
-from bowerbird.training.batches import draw_batch
 from bowerbird.training.checkpoint import SAVE_SECONDS, read_surroundings, save_checkpoint
 from bowerbird.training.held_out import LOOK_AT, look
 from bowerbird.training.report import write_tensorboard
 from bowerbird.training.run import Run
-from bowerbird.training.snapshot import manifest_of, paint_grid, snapshot_every, take_snapshot
+from bowerbird.training.snapshot import snapshot_every, take_snapshot
 
 CALIBRATION_SECONDS = 3.0  # of updates at least, or this share of the hours, if that is more
 CALIBRATION_SHARE = 0.02
@@ -174,9 +171,7 @@ def _seconds_of_grid(run: Run, affordable: int) -> float:
     count = min(sample.count, max(1, affordable // 5))
 
     def paint(steps: int) -> None:
-        manifest = manifest_of(run, {})
-        manifest = manifest.model_copy(update={"sampling": manifest.sampling.model_copy(update={"steps": steps})})
-        paint_grid(OwnPainter(str(run.out), run.state.ema.model, manifest), count, run.recipe.data.seed, run.check, run.world)
+        run.objective.grid(run.state.ema.model, count, steps, run.check, run.world)
 
     paint(1)
     short, long = _timed(lambda: paint(1)), _timed(lambda: paint(3))
@@ -188,8 +183,7 @@ def _seconds_of_look(run: Run, affordable: int) -> float:
     count = min(len(held), LOOK_AT, max(1, affordable // 8))
     if not count:
         return 0.0
-    part = replace(run.pictures, held=held[:count])
-    seconds = _timed(lambda: look(run.state.ema.model, part, run.recipe, (), run.check, run.world))
+    seconds = _timed(lambda: look(run, held[:count]))
     return seconds * min(len(held), LOOK_AT) / count
 
 
@@ -243,7 +237,7 @@ def measure_memory(run: Run) -> Memory:
 
 def kept_bytes(run: Run, pictures: int) -> int:
     """What the forward pass of so many pictures keeps for the backward pass, weights aside."""
-    batch = draw_batch(run.pictures, run.recipe, run.levels, 0, pictures, run.device)
+    batch = run.objective.draw(0, pictures)
     own = {p.untyped_storage().data_ptr() for p in run.state.model.parameters()}
     kept: dict[int, Tensor] = {}
 
@@ -254,12 +248,8 @@ def kept_bytes(run: Run, pictures: int) -> int:
         return tensor
 
     run.state.model.train()
-    with (
-        no_trace(run.device),
-        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-        devices.autocast(run.device, run.precision),
-    ):
-        loss = run.state.model(add_noise(batch.x0, batch.eps, batch.sigma), batch.sigma, batch.cond).square().mean()
+    with no_trace(run.device), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = run.objective.losses(run.state.model, batch, slice(None)).mean()
     bytes_kept = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     del loss
     return bytes_kept

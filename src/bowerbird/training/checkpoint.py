@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bowerbird import __version__, weights
-from bowerbird.models.denoiser import Denoiser
 from bowerbird.recipe import Recipe
 from bowerbird.run_folder import CHECKPOINT_MANIFEST
 from bowerbird.storage import Disk, read_sealed, write_folder
@@ -30,7 +29,7 @@ SAVE_SECONDS = 300  # an extra checkpoint when this long has passed; it moves no
 class TrainState:
     """The moving parts of a run.  seen: pictures so far, the whole state of the data; step: updates tried so far."""
 
-    model: Denoiser
+    model: nn.Module
     ema: Ema
     optimizers: list[torch.optim.Optimizer]
     seen: int = 0
@@ -41,7 +40,7 @@ class TrainState:
     best: Best = field(default_factory=Best)
 
 
-def new_state(model: Denoiser, recipe: Recipe) -> TrainState:
+def new_state(model: nn.Module, recipe: Recipe) -> TrainState:
     return TrainState(model, Ema(model, recipe.train.ema), make_optimizers(recipe.train, model))
 
 

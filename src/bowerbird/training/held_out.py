@@ -1,13 +1,13 @@
-"""The held-out loss: how well the averaged weights denoise pictures they never saw, and which snapshot is best.
+"""The held-out score: how well the averaged weights do on pictures they never saw, and which snapshot is best.
 
-Fixed noise at eight fixed levels, so that two snapshots differ by their weights alone.  Each level is divided by its first
-value of the run, because the levels' losses differ by orders of magnitude and all should count.
+A run's objective gives several losses a picture (a denoiser's at eight noise levels, say).  Each is divided by its first
+value of the run, because they differ by orders of magnitude and all should count.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,14 +15,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from bowerbird import draws
-from bowerbird.data.pictures import Pictures
-from bowerbird.diffusion.prediction import add_noise
-from bowerbird.models.denoiser import Denoiser
-from bowerbird.recipe import Recipe
-from bowerbird.training.batches import label_condition, levels_of, to_x0
-from bowerbird.training.world import World
 
-LEVELS = 8
+if TYPE_CHECKING:
+    from bowerbird.training.run import Run
+
 LOOK_AT = 256  # pictures; more would cost more than they tell
 BATCH = 64
 RESAMPLES = 200
@@ -32,45 +28,34 @@ class Best(BaseModel):
     """The best snapshot so far; part of every checkpoint, because it decides what `best` becomes."""
 
     model_config = ConfigDict(frozen=True)
-    first: tuple[float, ...] = ()  # mean loss of each level at the first look; the unit of the scores
+    first: tuple[float, ...] = ()  # mean of each loss at the first look; the unit of the scores
     scores: tuple[float, ...] = ()  # one number a picture
 
 
 @dataclass(frozen=True)
 class Look:
-    """One look at the held-out pictures: the mean score, each picture's score, the mean raw loss of each level."""
+    """One look at the held-out pictures: the mean score, each picture's score, the mean of each raw loss."""
 
     score: float
     scores: NDArray[np.float64]
-    levels: NDArray[np.float64]
+    losses: NDArray[np.float64]
 
 
 @torch.inference_mode()
-def look(
-    model: Denoiser, pictures: Pictures, recipe: Recipe, first: tuple[float, ...], check: Callable[[], None], world: World
-) -> Look | None:
-    """Score the model on the held-out pictures, shared between processes; None when none are held out.  `check` may raise to stop."""
-    if not len(pictures.held):
+def look(run: Run, held: NDArray[np.int64]) -> Look | None:
+    """Score the averaged weights on the pictures `held`, shared between processes; None when there are none."""
+    if not len(held):
         return None
-    levels = levels_of(recipe, model)
-    sigmas = levels((torch.arange(LEVELS, dtype=torch.float64) + 0.5) / LEVELS).float()
-    held = pictures.held[np.linspace(0, len(pictures.held) - 1, min(LOOK_AT, len(pictures.held))).astype(np.int64)]
-    first_row, last_row = world.share(0, len(held))
-    losses = np.empty((last_row - first_row, LEVELS))
-    for start in range(first_row, last_row, BATCH):
-        check()
-        rows = slice(start - first_row, min(start + BATCH, last_row) - first_row)
-        chosen = held[first_row:last_row][rows]
-        x0 = to_x0(pictures.pixels[chosen])
-        eps = torch.from_numpy(draws.normal(recipe.data.seed, "held-out noise", np.arange(start, start + len(x0)), tuple(x0.shape[1:])))
-        x0, eps = x0.to(model.device), eps.to(model.device)
-        nothing_hidden = np.zeros(len(chosen), dtype=np.bool_)
-        cond = label_condition(pictures, chosen, nothing_hidden, model.device) if recipe.condition.label else None
-        for level, sigma in enumerate(sigmas):
-            noise = sigma.expand(len(x0)).to(model.device)
-            losses[rows, level] = (model(add_noise(x0, eps, noise), noise, cond) - x0).square().flatten(1).mean(1).cpu()
-    losses = world.joined(losses, first_row, len(held))
-    unit = np.array(first) if first else losses.mean(0)
+    world, model = run.world, run.state.ema.model
+    shown = held[np.linspace(0, len(held) - 1, min(LOOK_AT, len(held))).astype(np.int64)]
+    first, last = world.share(0, len(shown))
+    parts = []
+    for start in range(first, last, BATCH):
+        run.check()
+        parts.append(run.objective.held_out_losses(model, shown[start : min(start + BATCH, last)], start).double().cpu().numpy())
+    terms = run.objective.held_out_terms
+    losses = world.joined(np.concatenate(parts) if parts else np.zeros((0, terms)), first, len(shown))
+    unit = np.array(run.state.best.first or losses.mean(0))
     scores = (losses / unit).mean(1)
     return Look(float(scores.mean()), scores, losses.mean(0))
 

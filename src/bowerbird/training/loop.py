@@ -9,17 +9,13 @@ import tempfile
 import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from bowerbird import device as devices
 from bowerbird.data.pictures import Pictures, open_pictures
-from bowerbird.diffusion.loss import WEIGHTINGS, denoising_loss, normalised
-from bowerbird.diffusion.prediction import add_noise
-from bowerbird.draws import generator, picture_indices
+from bowerbird.draws import generator
 from bowerbird.errors import PictureFolderError, RunError, Stopped
 from bowerbird.progress import Cancelled, OnProgress, Progress, tell
 from bowerbird.recipe import Recipe
@@ -27,7 +23,7 @@ from bowerbird.run_folder import (
     read_run_state,
 )
 from bowerbird.storage import TEMPORARY, Disk
-from bowerbird.training.batches import Batch, draw_batch
+from bowerbird.training.batches import Batch, chosen_pictures
 from bowerbird.training.budget import Budget, Forecast, Watch, frozen_length, no_trace, of_length
 from bowerbird.training.budget import forecast as forecast_run
 from bowerbird.training.checkpoint import (
@@ -52,9 +48,11 @@ def train(
     on_progress: OnProgress | None = None,
     disk: Disk | None = None,
     budget: Budget | None = None,
+    init: str | None = None,
 ) -> Path:
     """Train on the pictures in `source`, writing the run `out`; start, resume or extend.  Returns `out`.
 
+    init: a model whose weights a new run begins with, where names and shapes agree.
     With a budget a new run begins with a forecast, and its hours become a number of pictures, which a resumed run finds again.
     Raises RunError when `out` is locked or belongs to another recipe, Stopped (exit code 75) after a signal.
     """
@@ -70,7 +68,7 @@ def train(
             if plan is not None:
                 tell(on_progress, Progress("forecast", 1, 1, note=plan.line()))
             with world.leader_first():
-                run = start_or_resume(out, recipe, pictures, device, disk, stop, world, budget.hours if budget else None)
+                run = start_or_resume(out, recipe, pictures, device, disk, stop, world, budget.hours if budget else None, init, on_progress)
             if run is None:
                 tell(on_progress, Progress("finished", recipe.train.pictures, recipe.train.pictures, note=f"{out} is finished"))
                 return out
@@ -112,13 +110,11 @@ def _trial(
     with no_trace(device), tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=beside) as folder:
         run = start_or_resume(Path(folder), recipe, pictures, device, Disk(), stop, world)
         assert run is not None, "the folder is new"
-        weight = _weight(run)
-        return forecast_run(run, lambda: _update(run, weight), budget)
+        return forecast_run(run, lambda: _update(run), budget)
 
 
 def _run_to_the_end(run: Run, on_progress: OnProgress | None, watch: Watch | None) -> None:
     state, settings, saved_at = run.state, run.recipe.train, time.monotonic()
-    weight = _weight(run)
     try:
         while state.seen < settings.pictures:
             if run.world.agree(run.stop.requested):
@@ -126,7 +122,7 @@ def _run_to_the_end(run: Run, on_progress: OnProgress | None, watch: Watch | Non
             if _crossed(state.looked, state.seen, snapshot_every(run.recipe, len(run.pictures.train))):
                 take_snapshot(run)
             started, before = time.monotonic(), state.seen
-            loss = _update(run, weight)
+            loss = _update(run)
             state.seconds += time.monotonic() - started
             if before < decay_start(settings) <= state.seen:
                 keep_checkpoint(run, before_decay=True)
@@ -148,17 +144,12 @@ def _run_to_the_end(run: Run, on_progress: OnProgress | None, watch: Watch | Non
         raise Stopped(f"stopped at {state.seen:,} of {settings.pictures:,} pictures; run the same command again to go on.") from None
 
 
-def _weight(run: Run) -> Any:
-    """The recipe's weight of each noise level, of mean 1 over them all."""
-    return normalised(WEIGHTINGS[run.recipe.diffusion.weighting], run.levels, run.state.model.spec.sigma_data)
-
-
-def _update(run: Run, weight: Any) -> float:
+def _update(run: Run) -> float:
     """Draw this process's share of the next batch and learn from it; the mean loss."""
     share = run.world.share(run.state.seen, run.state.seen + run.recipe.train.batch)
-    batch = draw_batch(run.pictures, run.recipe, run.levels, *share, run.device)
+    batch = run.objective.draw(*share)
     run.pictures.verify_unchanged(batch.pictures)
-    return train_step(run, batch, weight)
+    return train_step(run, batch)
 
 
 def _report(run: Run, on_progress: OnProgress | None, loss: float) -> None:
@@ -170,7 +161,7 @@ def _report(run: Run, on_progress: OnProgress | None, loss: float) -> None:
             run.stop.requested = True
 
 
-def train_step(run: Run, batch: Batch, weight: Any) -> float:
+def train_step(run: Run, batch: Batch) -> float:
     """One update: gradients of the whole batch, checked, then applied to weights and average.  Returns the mean loss.
 
     `batch` is this process's share; gradients and loss are those of the whole, on every process.  A signal is
@@ -184,7 +175,7 @@ def train_step(run: Run, batch: Batch, weight: Any) -> float:
         run.check()
         _seed_dropout(run.recipe.data.seed, batch.first + start)
         with _synchronised(run, last=start + size >= len(batch)):
-            part = _losses(run, batch, slice(start, start + size), weight).sum() / settings.batch
+            part = run.objective.losses(run.parallel, batch, slice(start, start + size)).sum() / settings.batch
             # DistributedDataParallel divides gradients by the number of processes
             (part * run.world.size).backward()  # type: ignore[no-untyped-call]
         loss += part.detach()
@@ -216,16 +207,7 @@ def train_step(run: Run, batch: Batch, weight: Any) -> float:
     return float(loss)
 
 
-def _losses(run: Run, batch: Batch, rows: slice, weight: Any) -> Tensor:
-    """The weighted loss of each picture in `rows`, (rows,) float32."""
-    x0, sigma = batch.x0[rows], batch.sigma[rows]
-    cond = batch.cond.rows(rows) if batch.cond else None
-    with devices.autocast(run.device, run.precision):
-        model_x0 = run.parallel(add_noise(x0, batch.eps[rows], sigma), sigma, cond)
-    return denoising_loss(model_x0, x0, weight(sigma))
-
-
-def _synchronised(run: Run, last: bool) -> AbstractContextManager[Any]:
+def _synchronised(run: Run, last: bool) -> AbstractContextManager[None]:
     """Gradients travel between processes once an update, with the last micro-batch."""
     if last or not isinstance(run.parallel, DistributedDataParallel):
         return nullcontext()
@@ -234,9 +216,8 @@ def _synchronised(run: Run, last: bool) -> AbstractContextManager[Any]:
 
 def _names(run: Run, seen: int) -> list[str]:
     """The pictures of the whole batch that begins at sample number `seen`."""
-    stop = seen + run.recipe.train.batch
-    rows = picture_indices(run.recipe.data.seed, seen, stop, len(run.pictures.train))
-    return [run.pictures.names[i] for i in run.pictures.train[rows]]
+    rows = chosen_pictures(run.pictures, run.recipe.data.seed, seen, seen + run.recipe.train.batch)
+    return [run.pictures.names[i] for i in rows]
 
 
 def _crossed(before: int, after: int, every: int) -> bool:

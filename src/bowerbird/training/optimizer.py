@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bowerbird.models.denoiser import Denoiser
 from bowerbird.recipe import Train
 
 
@@ -78,12 +77,12 @@ class Ema:
     forgotten by itself: no warm-up.
     """
 
-    def __init__(self, model: Denoiser, relative_width: float) -> None:
+    def __init__(self, model: nn.Module, relative_width: float) -> None:
         self.model = copy.deepcopy(model).requires_grad_(False).eval()
         self.exponent = ema_exponent(relative_width)
 
     @torch.no_grad()
-    def update(self, model: Denoiser, step: int) -> None:
+    def update(self, model: nn.Module, step: int) -> None:
         """Blend in the weights after update number `step` (1, 2, ...)."""
         blend = 1 - (1 - 1 / step) ** (self.exponent + 1)
         own, new = self.model.state_dict(), model.state_dict()

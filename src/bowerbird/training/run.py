@@ -17,9 +17,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bowerbird import device as devices
 from bowerbird.data.pictures import Pictures
-from bowerbird.diffusion.schedule import NoiseLevels
 from bowerbird.errors import ModelError, RunError
-from bowerbird.models.build import build_denoiser
+from bowerbird.generate import find_model_folder
+from bowerbird.model_folder import open_model_folder
+from bowerbird.progress import OnProgress
 from bowerbird.recipe import FREE_FIELDS, Recipe, check_recipe, differing_fields, write_recipe
 from bowerbird.run_folder import (
     CHECKPOINT_MANIFEST,
@@ -31,7 +32,6 @@ from bowerbird.run_folder import (
     write_run_state,
 )
 from bowerbird.storage import Disk, remove_temporary, require_free, verify_folder, write_file
-from bowerbird.training.batches import levels_of
 from bowerbird.training.checkpoint import (
     TrainState,
     load_checkpoint,
@@ -40,6 +40,7 @@ from bowerbird.training.checkpoint import (
     save_checkpoint,
     state_tensors,
 )
+from bowerbird.training.objective import Objective, choose_objective
 from bowerbird.training.optimizer import decay_start
 from bowerbird.training.record import Record
 from bowerbird.training.signals import StopSignals
@@ -56,7 +57,7 @@ class Run:
     recipe: Recipe
     pictures: Pictures
     state: TrainState
-    levels: NoiseLevels
+    objective: Objective
     device: torch.device
     precision: str
     disk: Disk
@@ -86,28 +87,34 @@ def start_or_resume(
     stop: StopSignals,
     world: World,
     hours: float | None = None,
+    init: str | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Run | None:
     """A run at its beginning, at its last verified checkpoint, or None when there is nothing left to do.
 
     hours: what was turned into the recipe's number of pictures; kept, so that the same hours find it again.
+    init: a model whose weights a new run begins with, where names and shapes agree.
     """
     precision = devices.choose_precision(recipe.train.precision, device)
+    objective = choose_objective(recipe, pictures, device, precision, on_progress)
     surroundings = {
         "recipe": recipe.model_dump(mode="json"),
-        "data": pictures.fingerprint,
+        "data": objective.fingerprint,
         "hardware": devices.describe(device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "precision": precision,
         "processes": world.size,
         "hours": hours,
+        "init": init,
     }
-    checkpoint, run_state = _checkpoint_to_resume(out, recipe, pictures, surroundings)
+    checkpoint, run_state = _checkpoint_to_resume(out, recipe, surroundings)
     if checkpoint is not None and run_state.finished:
         return None
     torch.manual_seed(recipe.data.seed)  # decides the initial weights alone; nothing later draws from the global generator unseeded
-    labels = len(pictures.label_names) if recipe.condition.label else 0
-    model = build_denoiser(recipe, (3, recipe.data.size, recipe.data.size), labels).to(device)
+    model = objective.new_model().to(device)
+    if init is not None and checkpoint is None:
+        begin_with(model, init)
     if device.type == "cuda":
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     state = new_state(model, recipe)
@@ -116,7 +123,7 @@ def start_or_resume(
         recipe,
         pictures,
         state,
-        levels_of(recipe, model),
+        objective,
         device,
         precision,
         disk,
@@ -139,6 +146,18 @@ def start_or_resume(
     return run
 
 
+def begin_with(model: nn.Module, init: str) -> None:
+    """Weights of another model of ours where names and shapes agree: a lower rung, another size, another set of labels."""
+    other, _ = open_model_folder(find_model_folder(init))
+    own, found = model.state_dict(), other.state_dict()
+    fitting = {name: tensor for name, tensor in found.items() if name in own and own[name].shape == tensor.shape}
+    if not fitting:
+        raise ModelError(f"no weights of {init!r} fit this recipe. Choose the same model.network and model.size, or leave --init out.")
+    model.load_state_dict({**own, **fitting})
+    if len(fitting) < len(own):
+        warnings.warn(f"{len(fitting)} of {len(own)} tensors begin as in {init!r}; the others begin anew", stacklevel=2)
+
+
 def _begin(run: Run) -> None:
     """The folders of a new run, and a first checkpoint: whatever is wrong with the disk shows now, not after hours."""
     for name in ("models", "checkpoints", "samples"):
@@ -151,7 +170,7 @@ def _begin(run: Run) -> None:
     keep_checkpoint(run)
 
 
-def _checkpoint_to_resume(out: Path, recipe: Recipe, pictures: Pictures, surroundings: dict[str, Any]) -> tuple[Path | None, RunState]:
+def _checkpoint_to_resume(out: Path, recipe: Recipe, surroundings: dict[str, Any]) -> tuple[Path | None, RunState]:
     """Which checkpoint to go on from, and the run state to begin with.  RunError when the run is of another recipe or data."""
     run_state = read_run_state(out)
     name = _verified(out, run_state.checkpoint)
@@ -164,9 +183,10 @@ def _checkpoint_to_resume(out: Path, recipe: Recipe, pictures: Pictures, surroun
         raise RunError(
             f"{str(out)!r} was started with another recipe: {', '.join(changed)} differ. Use the same settings, or another --out."
         )
-    if before["data"] != pictures.fingerprint:
+    if before["data"] != surroundings["data"]:
         raise RunError(
-            f"the pictures of {str(out)!r} have changed since it was started. Bring them back, or use another --out for a new run."
+            f"the pictures of {str(out)!r}, or its autoencoder, have changed since it was started. "
+            "Bring them back, or use another --out for a new run."
         )
     differs = [key for key in ("hardware", "threads", "torch", "precision", "processes") if before[key] != surroundings[key]]
     if differs:

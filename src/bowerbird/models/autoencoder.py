@@ -1,0 +1,215 @@
+"""Autoencoders: pictures to latents, the small arrays a model can learn on cheaply, and back.
+
+    autoencoder.encode(pictures) -> mean, std     (B, 3, H, W) in -1..1  ->  two of (B, C, H/f, W/f)
+    autoencoder.decode(latents)  -> pictures
+
+Ours is here, and the identity, with which a model that learns on pixels is one more latent model; those of other
+projects are in pretrained/.  A `LatentSpace` scales latents to mean 0 and standard deviation 1, which is what samplers,
+losses and noise levels are made for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# name: (channels at 1/2, 1/4, 1/8, 1/16, 1/32 of the resolution; residual blocks at each).  Most of the depth lies where
+# pictures are small: a block there costs a CPU a sixth of one at 1/2.
+SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "ae-micro": ((8, 8, 8, 8, 8), (1, 1, 1, 1, 1)),
+    "ae-small": ((24, 64, 160, 256, 320), (1, 2, 3, 3, 3)),
+    "ae-base": ((64, 128, 256, 384, 512), (2, 3, 4, 4, 4)),
+}
+OURS = "BowerbirdAutoencoder"  # the class name in a config.json
+TILE_PX = 512  # pictures larger than this are encoded and decoded in tiles: memory stays that of one tile
+
+
+class Autoencoder(nn.Module):
+    """What all autoencoders share.  factor: pixels a latent covers on each side; channels: numbers it holds."""
+
+    factor: int
+    channels: int
+    weights_name = "model.safetensors"  # beside config.json
+
+    def encode(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """The Gaussian of latents for each picture: its mean and standard deviation."""
+        raise NotImplementedError
+
+    def decode(self, latents: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def config(self) -> dict[str, Any]:
+        """What rebuilds it, for config.json; with `_class_name`, as diffusers has it."""
+        raise NotImplementedError
+
+    @property
+    def saved(self) -> nn.Module:
+        """The module whose weights are saved."""
+        return self
+
+
+class Rgb(Autoencoder):
+    """The identity: latents are pixels."""
+
+    factor, channels = 1, 3
+
+    def encode(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        return pictures, torch.zeros_like(pictures)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return latents
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """Everything that decides the shapes of the weights.  widths, blocks: from half resolution down to the latents."""
+
+    channels: int
+    widths: Sequence[int]
+    blocks: Sequence[int]
+
+
+class ConvAutoencoder(Autoencoder):
+    """Ours: residual convolutions from half resolution down, deep where pictures are small.
+
+    Resolutions change by moving pixels into channels and back (as DC-AE does; Chen et al. 2024, arXiv:2410.10733), and
+    normalisation looks at one place alone.  So everything is local, and a picture in tiles is the picture in one piece.
+    """
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        self.settings = config
+        self.factor, self.channels = 2 ** len(config.widths), config.channels
+        widths, blocks = config.widths, config.blocks
+        down: list[nn.Module] = [nn.PixelUnshuffle(2), conv(12, widths[0])]
+        for level, (width, count) in enumerate(zip(widths, blocks, strict=True)):
+            if level:
+                down += [nn.PixelUnshuffle(2), nn.Conv2d(4 * widths[level - 1], width, 1)]
+            down += [Residual(width) for _ in range(count)]
+        self.encoder = nn.Sequential(*down, PlaceNorm(widths[-1]), nn.Conv2d(widths[-1], 2 * config.channels, 1))
+        up: list[nn.Module] = [conv(config.channels, widths[-1])]
+        for level in reversed(range(len(widths))):
+            up += [Residual(widths[level]) for _ in range(blocks[level])]
+            if level:
+                up += [nn.Conv2d(widths[level], 4 * widths[level - 1], 1), nn.PixelShuffle(2)]
+        self.decoder = nn.Sequential(*up, PlaceNorm(widths[0]), nn.SiLU(), conv(widths[0], 12), nn.PixelShuffle(2))
+
+    def forward(self, pictures: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What training looks at: the pictures restored from latents drawn with eps (B, C, h, w), and mean and log variance."""
+        mean, log_variance = self.moments(pictures)
+        return self.decoder(mean + (0.5 * log_variance).exp() * eps), mean, log_variance
+
+    def moments(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of the latents, (B, C, h, w) each."""
+        mean, log_variance = in_tiles(self.encoder, pictures, TILE_PX, self.reach * self.factor, 1 / self.factor).chunk(2, dim=1)
+        return mean, log_variance.clamp(-30, 10)
+
+    def encode(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_variance = self.moments(pictures)
+        return mean, (0.5 * log_variance).exp()
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return in_tiles(self.decoder, latents, TILE_PX // self.factor, self.reach, self.factor)
+
+    @property
+    def reach(self) -> int:
+        """Latents by which one place can influence another: a 3x3 convolution sees one pixel further, a level up half as far."""
+        pixels = 2 + self.factor  # of the convolutions at either end
+        for level, count in enumerate(self.settings.blocks, 1):
+            pixels += 2 * count * 2**level
+        return -(-pixels // self.factor)
+
+    def config(self) -> dict[str, Any]:
+        return {"_class_name": OURS, **asdict(self.settings)}
+
+
+class Residual(nn.Module):
+    """x + what two convolutions find in it; begins as the identity."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = PlaceNorm(width)
+        self.first, self.second = conv(width, width), conv(width, width)
+        nn.init.zeros_(self.second.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.second(F.silu(self.first(self.norm(x))))  # type: ignore[no-any-return]
+
+
+class PlaceNorm(nn.Module):
+    """RMSNorm over the channels of each place of x (B, C, H, W)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-6) * self.gain
+
+
+def conv(channels_in: int, channels_out: int) -> nn.Conv2d:
+    """3x3, same size."""
+    return nn.Conv2d(channels_in, channels_out, 3, padding=1)
+
+
+def autoencoder_config(size: str, factor: int, channels: int) -> AutoencoderConfig:
+    """One of our sizes at a factor of 8, 16 or 32."""
+    widths, blocks = SIZES[size]
+    levels = factor.bit_length() - 1
+    return AutoencoderConfig(channels, widths[:levels], blocks[:levels])
+
+
+def in_tiles(work: Callable[[Tensor], Tensor], x: Tensor, tile: int, reach: int, scale: float) -> Tensor:
+    """work(x), where x (B, C, H, W) is larger than `tile` a piece at a time.  `scale`: by how much `work` enlarges.
+
+    Each piece sees `reach` more on every side, which is cut off again: if `work` looks no further, nothing shows.
+    """
+    height, width = x.shape[2:]
+    if max(height, width) <= tile:
+        return work(x)
+
+    def cut(low: int, high: int, limit: int) -> tuple[slice, slice]:
+        start, stop = max(0, low - reach), min(limit, high + reach)
+        return slice(start, stop), slice(round((low - start) * scale), round((min(high, limit) - start) * scale))
+
+    rows = []
+    for top in range(0, height, tile):
+        seen_y, kept_y = cut(top, top + tile, height)
+        row = []
+        for left in range(0, width, tile):
+            seen_x, kept_x = cut(left, left + tile, width)
+            row.append(work(x[:, :, seen_y, seen_x])[:, :, kept_y, kept_x])
+        rows.append(torch.cat(row, dim=3))
+    return torch.cat(rows, dim=2)
+
+
+class LatentSpace(nn.Module):
+    """An autoencoder with the scale of its latents: what a model learns on, and how its pictures are seen.
+
+    mean, std: of each channel over the training pictures (or the published scaling factor of a pretrained one).
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, autoencoder: Autoencoder, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder.eval().requires_grad_(False)
+        channels = autoencoder.channels
+        self.register_buffer("mean", torch.tensor(mean or [0.0] * channels).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std or [1.0] * channels).view(-1, 1, 1), persistent=False)
+
+    def shape(self, size_px: int) -> tuple[int, int, int]:
+        """(C, h, w) of a square picture."""
+        side = size_px // self.autoencoder.factor
+        return self.autoencoder.channels, side, side
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents of mean 0 and std 1, (B, C, h, w) -> pictures (B, 3, H, W), about -1..1."""
+        return self.autoencoder.decode(latents * self.std + self.mean)

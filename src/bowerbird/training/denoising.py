@@ -1,0 +1,153 @@
+"""Learning to remove noise: what every rung of the ladder but the autoencoder trains on, in pixels or in latents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from bowerbird import device as devices
+from bowerbird import draws
+from bowerbird.data.pictures import Pictures
+from bowerbird.diffusion.loss import WEIGHTINGS, denoising_loss, normalised
+from bowerbird.diffusion.prediction import add_noise
+from bowerbird.diffusion.schedule import NoiseLevels, log_normal, logit_normal, uniform_t
+from bowerbird.generate import OwnPainter, open_autoencoder
+from bowerbird.model_folder import Manifest, SamplingDefaults, scale_of
+from bowerbird.models.autoencoder import LatentSpace, Rgb
+from bowerbird.models.build import build_denoiser, sigma_data_of
+from bowerbird.models.condition import Condition
+from bowerbird.models.denoiser import Betas, Denoiser
+from bowerbird.progress import OnProgress
+from bowerbird.recipe import Recipe
+from bowerbird.request import PaintRequest
+from bowerbird.sheets import contact_sheet, png_bytes
+from bowerbird.training.batches import Batch, PixelSamples, Samples, chosen_pictures, level_draws, noise
+from bowerbird.training.latents import open_latents
+from bowerbird.training.world import World
+
+HELD_OUT_LEVELS = 8  # fixed noise levels of the held-out look, evenly spread over those of training
+
+
+@dataclass(frozen=True)
+class NoisyBatch(Batch):
+    """sigma: (B,) float32, the noise of x0 + sigma * eps."""
+
+    sigma: Tensor
+    cond: Condition | None
+
+
+class Denoising:
+    """The mean square error of the clean picture, weighted by noise level."""
+
+    held_out_terms = HELD_OUT_LEVELS
+
+    def __init__(
+        self, recipe: Recipe, pictures: Pictures, device: torch.device, precision: str, on_progress: OnProgress | None = None
+    ) -> None:
+        self.recipe, self.pictures, self.device, self.precision = recipe, pictures, device, precision
+        self.labels = pictures.label_names if recipe.condition.label else ()
+        self.levels = levels_of(recipe)
+        self.weight = normalised(WEIGHTINGS[recipe.diffusion.weighting], self.levels, sigma_data_of(recipe))
+        self.samples: Samples
+        if recipe.model.autoencoder == "rgb":
+            self.space, self.samples, self.fingerprint = LatentSpace(Rgb()), PixelSamples(pictures, recipe), pictures.fingerprint
+        else:
+            autoencoder = open_autoencoder(recipe.model.autoencoder, device)
+            latents = open_latents(pictures, recipe, autoencoder, device, on_progress)
+            self.space, self.samples = latents.space, latents
+            self.fingerprint = f"{pictures.fingerprint} in {latents.key}"
+
+    def new_model(self) -> Denoiser:
+        return build_denoiser(self.recipe, self.samples.shape, len(self.labels))
+
+    def draw(self, start: int, stop: int) -> NoisyBatch:
+        seed, samples = self.recipe.data.seed, np.arange(start, stop)
+        chosen = chosen_pictures(self.pictures, seed, start, stop)
+        hidden = draws.uniform(seed, "drop condition", samples) < self.recipe.condition.drop
+        return NoisyBatch(
+            first=start,
+            pictures=chosen,
+            x0=self.samples.drawn(chosen, samples).to(self.device),
+            eps=noise(seed, "noise", samples, self.samples.shape).to(self.device),
+            sigma=self.levels(torch.from_numpy(level_draws(seed, samples))).float().to(self.device),
+            cond=self._condition(chosen, hidden),
+        )
+
+    def losses(self, model: nn.Module, batch: Batch, rows: slice) -> Tensor:
+        assert isinstance(batch, NoisyBatch)
+        x0, sigma = batch.x0[rows], batch.sigma[rows]
+        cond = batch.cond.rows(rows) if batch.cond else None
+        with devices.autocast(self.device, self.precision):
+            model_x0 = model(add_noise(x0, batch.eps[rows], sigma), sigma, cond)
+        return denoising_loss(model_x0, x0, self.weight(sigma))
+
+    def held_out_losses(self, model: nn.Module, chosen: NDArray[np.int64], first: int) -> Tensor:
+        """The error at fixed levels with fixed noise, so that two snapshots differ by their weights alone."""
+        sigmas = self.levels((torch.arange(HELD_OUT_LEVELS, dtype=torch.float64) + 0.5) / HELD_OUT_LEVELS).float()
+        x0 = self.samples.plain(chosen).to(self.device)
+        eps = noise(self.recipe.data.seed, "held-out noise", np.arange(first, first + len(chosen)), self.samples.shape).to(self.device)
+        cond = self._condition(chosen, np.zeros(len(chosen), dtype=np.bool_))
+        terms = []
+        for sigma in sigmas:
+            level = sigma.expand(len(x0)).to(self.device)
+            terms.append((model(add_noise(x0, eps, level), level, cond) - x0).square().flatten(1).mean(1))
+        return torch.stack(terms, dim=1)
+
+    def grid(self, model: nn.Module, count: int, steps: int, check: Callable[[], None], world: World) -> bytes:
+        """From noise that is the same at every snapshot, one label after the other where there are labels."""
+        assert isinstance(model, Denoiser)
+        painter = OwnPainter("this run", model, self.manifest(model, {}, {}), self.space)
+
+        def on_progress(event: Any) -> None:
+            check()
+
+        labels: list[str | None] = list(self.labels[:count]) or [None]
+        each = -(-count // len(labels))
+        wanted = [(label, self.recipe.data.seed + number) for label in labels for number in range(each)][:count]
+        first, last = world.share(0, count)
+        side = self.recipe.data.size
+        painted: list[Any] = [np.zeros((0, side, side, 3))]
+        for label, group in groupby(wanted[first:last], key=lambda one: one[0]):
+            seeds = [number for _, number in group]
+            request = PaintRequest(model=painter.name, label=label, seed=seeds[0], count=len(seeds), steps=steps)
+            painted += [np.asarray(each.picture, dtype=np.float64)[None] for each in painter.paint(request, on_progress)]
+        pixels = world.joined(np.concatenate(painted), first, count).astype(np.uint8)
+        return png_bytes(contact_sheet([Image.fromarray(one) for one in pixels], columns=max(1, round(count**0.5))))
+
+    def manifest(self, model: nn.Module, training: dict[str, Any], scores: dict[str, Any]) -> Manifest:
+        assert isinstance(model, Denoiser)
+        sample = self.recipe.sample
+        return Manifest(
+            rung="pixel" if self.recipe.model.autoencoder == "rgb" else "latent",
+            denoiser=model.spec,
+            latents=scale_of(self.space),
+            labels=self.labels,
+            sampling=SamplingDefaults(sampler=sample.sampler, steps=sample.steps, guidance=sample.guidance),
+            training=training,
+            scores=scores,
+        )
+
+    def _condition(self, chosen: NDArray[np.int64], hidden: NDArray[np.bool_]) -> Condition | None:
+        """The labels of the chosen pictures; "no class" where hidden or unknown."""
+        if not self.labels:
+            return None
+        labels = self.pictures.labels[chosen]
+        return Condition(label=torch.from_numpy(np.where(hidden | (labels < 0), len(self.labels), labels)).to(self.device))
+
+
+def levels_of(recipe: Recipe) -> NoiseLevels:
+    """The distribution of noise levels that the recipe's [diffusion] section names."""
+    words = recipe.diffusion
+    if words.noise_levels == "uniform-t":
+        return uniform_t(Betas(kind=words.betas).schedule())
+    if words.noise_levels == "log-normal":
+        return log_normal(words.location, words.scale)
+    return logit_normal(words.location, words.scale, words.shift)

@@ -1,0 +1,60 @@
+"""What a run learns.  The loop, the folder, the budget and the report are the same for all; here is where runs differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from bowerbird.data.pictures import Pictures
+from bowerbird.model_folder import Manifest
+from bowerbird.models.autoencoder import LatentSpace
+from bowerbird.progress import OnProgress
+from bowerbird.recipe import Recipe
+from bowerbird.training.batches import Batch
+from bowerbird.training.world import World
+
+
+class Objective(Protocol):
+    """Draws, losses and pictures of one kind of run."""
+
+    fingerprint: str  # of everything it learns from; a run goes on only with the same
+    held_out_terms: int  # losses of a held-out look
+
+    @property
+    def space(self) -> LatentSpace | None:
+        """What its model learns on, saved beside it."""
+
+    def new_model(self) -> nn.Module:
+        """Freshly initialised, from the global random state."""
+
+    def draw(self, start: int, stop: int) -> Batch:
+        """Samples number start..stop-1 of the run: a pure function of the recipe, the pictures and these numbers."""
+
+    def losses(self, model: nn.Module, batch: Batch, rows: slice) -> Tensor:
+        """The loss of each picture in `rows`, (rows,) float32."""
+
+    def held_out_losses(self, model: nn.Module, chosen: NDArray[np.int64], first: int) -> Tensor:
+        """(n, terms): how the model does on held-out pictures; `first` is the place of the first among all that are looked at."""
+
+    def grid(self, model: nn.Module, count: int, steps: int, check: Callable[[], None], world: World) -> bytes:
+        """A PNG of `count` pictures for people to look at, painted in `steps` where it is painted."""
+
+    def manifest(self, model: nn.Module, training: dict[str, Any], scores: dict[str, Any]) -> Manifest:
+        """What the model folder says of itself."""
+
+
+def choose_objective(
+    recipe: Recipe, pictures: Pictures, device: torch.device, precision: str, on_progress: OnProgress | None = None
+) -> Objective:
+    """The one that the recipe's network is for."""
+    from bowerbird.training.denoising import Denoising
+    from bowerbird.training.restoring import Restoring
+
+    if recipe.model.network == "autoencoder":
+        return Restoring(recipe, pictures, device, precision)
+    return Denoising(recipe, pictures, device, precision, on_progress)

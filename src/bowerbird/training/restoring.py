@@ -1,0 +1,122 @@
+"""Learning to restore pictures from few numbers: how an autoencoder is trained.
+
+The loss is absolute error at full, half and quarter resolution, the distance between the features of an ImageNet network
+(EfficientNet-Lite0; the judge's network is never used in a loss), and the pull of the latents towards a standard normal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from bowerbird import device as devices
+from bowerbird.data.pictures import Pictures
+from bowerbird.evaluate.features import SECOND_OPINION, load_network
+from bowerbird.generate import to_pixels
+from bowerbird.model_folder import Manifest
+from bowerbird.models.autoencoder import ConvAutoencoder
+from bowerbird.models.build import build_autoencoder
+from bowerbird.recipe import Recipe
+from bowerbird.sheets import contact_sheet, png_bytes
+from bowerbird.training.batches import Batch, PixelSamples, chosen_pictures, noise
+from bowerbird.training.world import World
+
+SCALES = (1, 2, 4)
+
+
+class Restoring:
+    """An autoencoder that restores pictures from noisy latents."""
+
+    space = None  # it makes the space that others learn on
+
+    def __init__(self, recipe: Recipe, pictures: Pictures, device: torch.device, precision: str) -> None:
+        self.recipe, self.pictures, self.device, self.precision = recipe, pictures, device, precision
+        self.samples, self.fingerprint = PixelSamples(pictures, recipe), pictures.fingerprint
+        side = recipe.data.size // recipe.autoencoder.factor
+        self.latent_shape = (recipe.autoencoder.channels, side, side)
+        self.features = load_network(SECOND_OPINION, str(device)) if recipe.autoencoder.features else None
+        self.held_out_terms = 1 if self.features is None else 2
+
+    def new_model(self) -> ConvAutoencoder:
+        return build_autoencoder(self.recipe)
+
+    def draw(self, start: int, stop: int) -> Batch:
+        seed, samples = self.recipe.data.seed, np.arange(start, stop)
+        chosen = chosen_pictures(self.pictures, seed, start, stop)
+        eps = noise(seed, "latent noise", samples, self.latent_shape)
+        return Batch(first=start, pictures=chosen, x0=self.samples.drawn(chosen, samples).to(self.device), eps=eps.to(self.device))
+
+    def losses(self, model: nn.Module, batch: Batch, rows: slice) -> Tensor:
+        x0 = batch.x0[rows]
+        with devices.autocast(self.device, self.precision):
+            restored, mean, log_variance = model(x0, batch.eps[rows])
+            likeness = self._unlikeness(restored, x0)
+        return pixel_error(restored.float(), x0) + likeness + self.recipe.autoencoder.kl * kl_to_normal(mean.float(), log_variance.float())
+
+    def held_out_losses(self, model: nn.Module, chosen: NDArray[np.int64], first: int) -> Tensor:
+        """From the mean of the latents: error of the pixels, and distance of the features."""
+        assert isinstance(model, ConvAutoencoder)
+        x0 = self.samples.plain(chosen).to(self.device)
+        restored = self._restored(model, x0)
+        terms = [pixel_error(restored, x0)]
+        if self.features is not None:
+            terms.append(self._unlikeness(restored, x0))
+        return torch.stack(terms, dim=1)
+
+    def grid(self, model: nn.Module, count: int, steps: int, check: Callable[[], None], world: World) -> bytes:
+        """Pictures beside their restorations; held-out ones where there are any."""
+        assert isinstance(model, ConvAutoencoder)
+        shown = (self.pictures.held if len(self.pictures.held) else self.pictures.train)[: max(1, count // 2)]
+        first, last = world.share(0, len(shown))
+        side = self.recipe.data.size
+        restored = np.zeros((0, side, side, 3))
+        if last > first:
+            check()
+            restored = to_pixels(self._restored(model, self.samples.plain(shown[first:last]).to(self.device))).astype(np.float64)
+        restored = world.joined(restored, first, len(shown)).astype(np.uint8)
+        pairs = [Image.fromarray(each) for pair in zip(self.pictures.pixels[shown], restored, strict=True) for each in pair]
+        return png_bytes(contact_sheet(pairs, columns=2 * max(1, round((len(shown) / 2) ** 0.5))))
+
+    def manifest(self, model: nn.Module, training: dict[str, Any], scores: dict[str, Any]) -> Manifest:
+        return Manifest(rung="autoencoder", training=training, scores=scores)
+
+    @torch.inference_mode()
+    def _restored(self, model: ConvAutoencoder, x0: Tensor) -> Tensor:
+        return model.decode(model.encode(x0)[0])
+
+    def _unlikeness(self, restored: Tensor, x0: Tensor) -> Tensor:
+        """Weighted distance of the features, (B,); what it compares with needs no gradient."""
+        if self.features is None:
+            return torch.zeros(len(x0), device=self.device)
+        with torch.no_grad():
+            wanted = self.features.maps(x0)
+        return self.recipe.autoencoder.features * feature_distance(self.features.maps(restored), wanted)
+
+
+def pixel_error(restored: Tensor, x0: Tensor) -> Tensor:
+    """Mean absolute error over full, half and quarter resolution, (B,): colours of areas count beside edges."""
+    difference = restored - x0
+    errors = [F.avg_pool2d(difference, scale).abs().flatten(1).mean(1) for scale in SCALES]
+    return torch.stack(errors).mean(0)
+
+
+def feature_distance(found: list[Tensor], wanted: list[Tensor]) -> Tensor:
+    """Mean over stages and places of the squared distance between feature vectors of length 1, (B,).
+
+    As LPIPS without its learnt weights (Zhang et al. 2018, arXiv:1801.03924).
+    """
+    pairs = zip(found, wanted, strict=True)
+    distances = [(F.normalize(f, dim=1) - F.normalize(w, dim=1)).square().sum(1).flatten(1).mean(1) for f, w in pairs]
+    return torch.stack(distances).mean(0)
+
+
+def kl_to_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of N(mean, variance) from N(0, 1), mean over latents, in nats, (B,)."""
+    return (0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)).flatten(1).mean(1)
