@@ -27,9 +27,9 @@ def test_copies_are_found_and_new_pictures_let_be(animals: Pixels) -> None:
     assert copies.rate >= 0.95
     assert copies.unseen_rate <= 0.02
     assert copies.nearer_than_unseen > 0.85  # one half is new; shifted and noised copies lie a little off
-    exact = np.arange(TRAINED)
-    assert [copies.original(row) for row in exact] == exact.tolist()
-    assert set(copies.closest(TRAINED)) == set(exact)
+    exact = range(2 * TRAINED)  # the mirrored ones too
+    assert [copies.original(row) for row in exact] == 2 * list(range(TRAINED))
+    assert set(copies.closest(len(exact))) == set(exact)
 
 
 def test_unseen_pictures_are_as_near_as_unseen_pictures(animals: Pixels) -> None:
@@ -47,10 +47,23 @@ def test_near_duplicates_in_training_hide_no_copy(animals: Pixels) -> None:
 
 
 def test_nearest_by_hand() -> None:
-    grey = np.array([0, 100, 110, 250], np.uint8).repeat(64 * 64 * 3).reshape(4, 64, 64, 3)
-    found = nearest(grey[:1] + np.uint8(104), grey)
-    assert found.index.tolist() == [1]
-    assert [found.distance[0], found.second[0], found.around[0]] == pytest.approx([4 / 255, 6 / 255, (6 + 104 + 146) / 3 / 255], abs=1e-4)
+    """Two uncorrelated patterns span a plane, in which pictures at an angle a are 2 sin(a / 2) apart, bright or dark, strong or faint."""
+    side = np.sign(np.arange(64) - 31.5)[:, None]
+    down, right = np.broadcast_to(side, (64, 64)), np.broadcast_to(side.T, (64, 64))
+
+    def picture(degrees: float, brightness: float = 128, contrast: float = 60) -> Pixels:
+        plane = np.cos(np.deg2rad(degrees)) * down + np.sin(np.deg2rad(degrees)) * right
+        return (brightness + contrast * plane).round().astype(np.uint8)[..., None].repeat(3, axis=-1)
+
+    def apart(degrees: float) -> float:
+        return float(2 * np.sin(np.deg2rad(degrees) / 2))
+
+    train = np.stack([picture(60), picture(20), picture(10)])
+    for query in (picture(23), picture(23, brightness=90, contrast=30), picture(23)[:, ::-1]):
+        found = nearest(query[None], train)
+        assert found.index.tolist() == [1]
+        measured = [found.distance[0], found.second[0], found.around[0]]
+        assert measured == pytest.approx([apart(3), apart(13), (apart(13) + apart(37)) / 2], abs=0.02)
 
 
 def test_features_are_compared_by_direction(draw: np.random.Generator) -> None:

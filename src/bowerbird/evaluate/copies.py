@@ -6,8 +6,9 @@ al. 2023 (arXiv:2301.13188), and makes one threshold serve plain and busy pictur
 nearest alone, keeps a copy visible where the training set holds near-duplicates.
 
 Distances are taken on 16-pixel thumbnails, also mirrored (which forgives noise and blur, and the flips of training), and
-on features (which forgives a shift).  The features are EfficientNet-Lite0's: the judge stays out of what a training loop
-may look at.
+on features (which forgives a shift).  Thumbnails are compared by correlation: by plain differences, any drawing on white
+lies near the whitest of a few training pictures.  The features are EfficientNet-Lite0's: the judge stays out of what a
+training loop may look at.
 """
 
 from __future__ import annotations
@@ -17,12 +18,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 
-from bowerbird.evaluate.features import SECOND_OPINION, Features, Pixels, extract
+from bowerbird.evaluate.features import SECOND_OPINION, Features, Pixels, extract, to_tensor
 from bowerbird.progress import OnProgress
 from bowerbird.sheets import contact_sheet
 
@@ -65,13 +65,13 @@ def nearest_by_features(features: Features, train: Features) -> Nearest:
 
 
 def _thumbnails(pixels: Pixels) -> Floats:
-    """(N, H, W, 3) uint8 -> (N, 768); distances between rows are root mean squares over pixels in 0..1."""
+    """(N, H, W, 3) uint8 -> (N, 768) of length 1, each colour with mean 0; squared distances are 2 - 2 correlation."""
     rows = []
     for start in range(0, len(pixels), ROWS):
-        x = torch.from_numpy(np.ascontiguousarray(pixels[start : start + ROWS])).permute(0, 3, 1, 2).float() / 255
-        rows.append(F.interpolate(x, (THUMBNAIL_PX, THUMBNAIL_PX), mode="bilinear", antialias=True).flatten(1))
-    thumbnails: Floats = (torch.cat(rows) / rows[0].shape[1] ** 0.5).numpy()
-    return thumbnails
+        x = to_tensor(pixels[start : start + ROWS]).float()
+        small = F.interpolate(x, (THUMBNAIL_PX, THUMBNAIL_PX), mode="bilinear", antialias=True)
+        rows.append((small - small.mean((2, 3), keepdim=True)).flatten(1).numpy())
+    return _unit(np.concatenate(rows))
 
 
 def _unit(features: Floats) -> Floats:

@@ -176,12 +176,17 @@ def load_network(name: str, device: str = "cpu") -> FeatureNetwork:
     return network.eval().requires_grad_(False).to(device)
 
 
+def to_tensor(pixels: Pixels) -> Tensor:
+    """(B, H, W, 3) uint8 -> (B, 3, H, W); a copy, because decoded pictures are a read-only memory map."""
+    return torch.from_numpy(np.array(pixels, order="C")).permute(0, 3, 1, 2)
+
+
 def network_input(pixels: Pixels) -> Tensor:
     """(B, H, W, 3) uint8 -> (B, 3, 224, 224) in -1..1.
 
     Antialiased bicubic, rounded to 8 bits as Pillow does: such scores depend on the filter (Parmar et al. 2022, arXiv:2104.11222).
     """
-    x = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
+    x = to_tensor(pixels)
     if x.shape[2:] != (INPUT_PX, INPUT_PX):
         x = F.interpolate(x, (INPUT_PX, INPUT_PX), mode="bicubic", antialias=True)
     return x.float() / 127.5 - 1

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bowerbird import draws
+from bowerbird.evaluate.features import to_tensor
 
 Array = NDArray[Any]
 
@@ -123,7 +124,7 @@ def laplacian_patches(pixels: Array, seed: int = 0) -> dict[int, Array]:
     """
     levels: dict[int, list[Tensor]] = {}
     for start in range(0, len(pixels), 64):
-        x = torch.from_numpy(np.ascontiguousarray(pixels[start : start + 64])).permute(0, 3, 1, 2).float() / 127.5 - 1
+        x = to_tensor(pixels[start : start + 64]).float() / 127.5 - 1
         while True:
             side = min(x.shape[2:])
             coarser = _halve(x) if side // 2 >= SMALLEST_LEVEL_PX else None

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bowerbird.evaluate.features import Pixels
+from bowerbird.evaluate.features import Pixels, to_tensor
 
 BATCH = 64
 
@@ -32,17 +31,13 @@ def compare_pairs(restored: Pixels, originals: Pixels, input_px: int | None = No
 
     rows = []
     for start in range(0, len(restored), BATCH):
-        x, y = (_to_float(pixels[start : start + BATCH]) for pixels in (restored, originals))
+        x, y = (to_tensor(pixels[start : start + BATCH]).float() / 255 for pixels in (restored, originals))
         row = [_psnr(x, y), ssim(x, y, data_range=1.0, reduction="none").reshape(len(x))]
         if input_px is not None:
             row.append(_psnr(_shrink(x, input_px), _shrink(y, input_px)))
         rows.append(torch.stack(row, 1))
     means = torch.cat(rows).mean(0).tolist()
     return Reconstruction(*means)
-
-
-def _to_float(pixels: Pixels) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 255
 
 
 def _psnr(x: Tensor, y: Tensor) -> Tensor:
