@@ -128,6 +128,6 @@ def test_an_overrun_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_line_tells_all() -> None:
-    line = Forecast(1000, 12.5, 0.5, 0.4, 2_000_000_000, "a machine", 1.25).line()
+    line = Forecast(1000, 12.5, 1_700_000_000, 0.5, 0.4, 2_000_000_000, "a machine", 1.25).line()
     for part in ("12.5 pictures/s", "1,000 pictures", "0.50 h", "2.0 GB", "cost 1.25", "a machine"):
         assert part in line

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,8 @@ from bowerbird.generate import OwnPainter, open_autoencoder, open_model
 from bowerbird.recipe import Recipe
 from bowerbird.request import PaintRequest
 from bowerbird.run_folder import read_run_state
-from bowerbird.training import latents
-from bowerbird.training.latents import LatentSamples, open_latents
+from bowerbird.training import Budget, forecast, latents
+from bowerbird.training.latents import LatentSamples, LatentStore
 from bowerbird.training.record import Record
 from bowerbird.training.restoring import feature_distance, kl_to_normal, pixel_error
 from tests.conftest import tiny_recipe
@@ -39,7 +40,8 @@ def autoencoder(picture_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def opened(pictures: Path, recipe: Recipe) -> LatentSamples:
-    return open_latents(open_pictures(pictures, 16), recipe, open_autoencoder(recipe.model.autoencoder, CPU), CPU)
+    store = LatentStore(recipe, open_autoencoder(recipe.model.autoencoder, CPU), CPU)
+    return LatentSamples(store, open_pictures(pictures, 16))
 
 
 def test_an_autoencoder_learns_to_restore(picture_folder: Path, tmp_path: Path) -> None:
@@ -93,8 +95,8 @@ def test_a_second_run_encodes_nothing_and_a_changed_picture_alone_is_encoded(
     picture_folder: Path, tmp_path: Path, autoencoder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, encoded = shutil.copytree(picture_folder, tmp_path / "pictures"), []
-    sound = latents._rows
-    monkeypatch.setattr(latents, "_rows", lambda pixels, *rest: encoded.append(len(pixels)) or sound(pixels, *rest))
+    sound = LatentStore._rows_of
+    monkeypatch.setattr(LatentStore, "_rows_of", lambda store, pixels: encoded.append(len(pixels)) or sound(store, pixels))
     monkeypatch.setenv("BOWERBIRD_CACHE", str(tmp_path / "cache"))
     recipe = latent_recipe(autoencoder)
     first = opened(folder, recipe)
@@ -119,15 +121,15 @@ def test_an_encoding_that_was_killed_goes_on(
     monkeypatch.setenv("BOWERBIRD_CACHE", str(tmp_path / "unbroken"))
     whole = opened(picture_folder, recipe)
     monkeypatch.setenv("BOWERBIRD_CACHE", str(tmp_path / "cache"))
-    sound, calls = latents._rows, []
+    sound, calls = LatentStore._rows_of, []
 
-    def dies(*arguments: object) -> latents.Rows:
+    def dies(store: LatentStore, pixels: np.ndarray) -> latents.Rows:
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return sound(*arguments)  # type: ignore[arg-type]
+        return sound(store, pixels)
 
-    monkeypatch.setattr(latents, "_rows", dies)
+    monkeypatch.setattr(LatentStore, "_rows_of", dies)
     with pytest.raises(KeyboardInterrupt):
         opened(picture_folder, recipe)
     (data,) = (tmp_path / "cache").rglob("latents.f16")
@@ -147,6 +149,20 @@ def test_another_autoencoder_is_another_run(picture_folder: Path, tmp_path: Path
     run_here(picture_folder, own, autoencoder_recipe(lr=2e-3))
     with pytest.raises(RunError, match="autoencoder"):
         run_here(picture_folder, tmp_path / "run", latent_recipe(own, train={"pictures": 128}))
+
+
+def test_a_forecast_encodes_few_pictures_and_counts_the_others(
+    picture_folder: Path, tmp_path: Path, autoencoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded, sound = [], LatentStore._rows_of
+    monkeypatch.setattr(
+        LatentStore, "_rows_of", lambda store, pixels: encoded.append(len(pixels)) or time.sleep(0.5) or sound(store, pixels)
+    )
+    monkeypatch.setenv("BOWERBIRD_CACHE", str(tmp_path / "cache"))
+    plan = forecast(picture_folder, latent_recipe(autoencoder), Budget(), device=CPU)
+    assert sum(encoded) <= 2 * 8 + 6 + 1  # two batches, the held-out ones, one to measure
+    assert plan.hours * 3600 > (60 - 22) * 0.5
+    assert plan.flops_per_picture > 0
 
 
 def test_what_cannot_be_is_said(picture_folder: Path, tmp_path: Path, autoencoder: Path) -> None:

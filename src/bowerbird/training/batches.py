@@ -40,6 +40,9 @@ class Samples(Protocol):
 
     shape: tuple[int, int, int]  # (C, H, W)
 
+    def preparation_seconds(self, pictures: Pictures) -> float:
+        """What it takes to make x0 of all `pictures`, of which this may be a part."""
+
     def drawn(self, chosen: NDArray[np.int64], samples: NDArray[np.int64]) -> Tensor:
         """x0 of the chosen pictures (B, C, H, W), on the CPU, as samples number `samples` of the run show them."""
 
@@ -53,6 +56,9 @@ class PixelSamples:
     def __init__(self, pictures: Pictures, recipe: Recipe) -> None:
         self.pixels, self.seed, self.flip = pictures.pixels, recipe.data.seed, recipe.data.flip
         self.shape = (3, recipe.data.size, recipe.data.size)
+
+    def preparation_seconds(self, pictures: Pictures) -> float:
+        return 0.0
 
     def drawn(self, chosen: NDArray[np.int64], samples: NDArray[np.int64]) -> Tensor:
         pixels = self.pixels[chosen]

@@ -17,8 +17,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from bowerbird import device as devices
+from bowerbird.data.pictures import Pictures
 from bowerbird.errors import ResourceError
 from bowerbird.recipe import Recipe
 from bowerbird.run_folder import read_run_state
@@ -80,6 +83,7 @@ class Forecast:
 
     pictures: int
     pictures_per_second: float
+    flops_per_picture: int
     hours: float
     training_hours: float
     peak_memory_bytes: int
@@ -90,21 +94,22 @@ class Forecast:
         money = f", cost {self.cost:.2f}" if self.cost is not None else ""
         return (
             f"{self.pictures_per_second:.1f} pictures/s on {self.device}: {self.pictures:,} pictures take {self.hours:.2f} h, "
-            f"peak memory {self.peak_memory_bytes / 1e9:.1f} GB{money}"
+            f"peak memory {self.peak_memory_bytes / 1e9:.1f} GB, {self.flops_per_picture / 1e9:,.1f} GFLOP a picture{money}"
         )
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def forecast(run: Run, update: Callable[[], float], budget: Budget) -> Forecast:
-    """What `run`, which is thrown away afterwards, tells of the one to come; `update` is one step of it.
+def forecast(run: Run, update: Callable[[], float], budget: Budget, whole: Pictures) -> Forecast:
+    """What `run`, which is thrown away afterwards, tells of the one to come on the `whole` set; `update` is one step of it.
 
     ResourceError when it would not fit into memory, with what to change.
     """
     peak = require_memory(run)
-    pace = calibrate(run, update, budget)
-    epoch, spent = len(run.pictures.train), time.monotonic() - budget.started
+    pace = calibrate(run, update, budget, whole)
+    preparation = run.world.leaders(math.ceil(run.objective.preparation_seconds(whole)))
+    epoch, spent = len(whole.train), time.monotonic() - budget.started + preparation
     recipe = run.recipe
     if budget.hours is not None:
         affordable = pace.pictures(budget.hours * 3600 - spent, recipe, epoch)
@@ -119,6 +124,7 @@ def forecast(run: Run, update: Callable[[], float], budget: Budget) -> Forecast:
     return Forecast(
         pictures=recipe.train.pictures,
         pictures_per_second=recipe.train.batch / pace.update,
+        flops_per_picture=flops_per_picture(run),
         hours=hours,
         training_hours=training_hours,
         peak_memory_bytes=peak,
@@ -140,12 +146,22 @@ def frozen_length(out: Path, hours: float | None) -> int | None:
     return int(surroundings["recipe"]["train"]["pictures"]) if surroundings.get("hours") == hours else None
 
 
-def calibrate(run: Run, update: Callable[[], float], budget: Budget) -> Pace:
+def flops_per_picture(run: Run) -> int:
+    """Floating-point operations of one picture in training, forward and backward; those of matrix products, which are nearly all."""
+    batch = run.objective.draw(0, 1)
+    # counted in plain attention: the counter does not know every fused kernel
+    with no_trace(run.device), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        run.objective.losses(run.state.model, batch, slice(None)).sum().backward()  # type: ignore[no-untyped-call]
+    run.state.model.zero_grad()
+    return int(counter.get_total_flops())
+
+
+def calibrate(run: Run, update: Callable[[], float], budget: Budget, whole: Pictures) -> Pace:
     """Time the parts of a run by doing them.  What would take long by itself is measured on a part and scaled."""
     step = _seconds_of_update(run, update, budget)
     forward = step / run.recipe.train.batch / 3  # of one picture; backward is about twice as much
     affordable = max(1, int(CALIBRATION_SECONDS / forward))  # pictures through the network, for each of the next two
-    snapshot = _seconds_of_grid(run, affordable) + _seconds_of_look(run, affordable) + _seconds_of_keeping(run)
+    snapshot = _seconds_of_grid(run, affordable) + _seconds_of_look(run, affordable, len(whole.held)) + _seconds_of_keeping(run)
     surroundings = run.surroundings
     save = _timed(lambda: save_checkpoint(run.disk, run.out / "checkpoint", run.state, surroundings)) if run.world.leads else 0.0
     write_tensorboard(run.record, run.out / "tensorboard")  # the first one also imports it, which is then paid for
@@ -178,13 +194,13 @@ def _seconds_of_grid(run: Run, affordable: int) -> float:
     return (short + (sample.steps - 1) * (long - short) / 2) * sample.count / count
 
 
-def _seconds_of_look(run: Run, affordable: int) -> float:
+def _seconds_of_look(run: Run, affordable: int, held_out: int) -> float:
     held = run.pictures.held
     count = min(len(held), LOOK_AT, max(1, affordable // 8))
     if not count:
         return 0.0
     seconds = _timed(lambda: look(run, held[:count]))
-    return seconds * min(len(held), LOOK_AT) / count
+    return seconds * min(held_out, LOOK_AT) / count
 
 
 def _seconds_of_keeping(run: Run) -> float:

@@ -30,7 +30,7 @@ from bowerbird.recipe import Recipe
 from bowerbird.request import PaintRequest
 from bowerbird.sheets import contact_sheet, png_bytes
 from bowerbird.training.batches import Batch, PixelSamples, Samples, chosen_pictures, level_draws, noise
-from bowerbird.training.latents import open_latents
+from bowerbird.training.latents import LatentSamples, LatentStore
 from bowerbird.training.world import World
 
 HELD_OUT_LEVELS = 8  # fixed noise levels of the held-out look, evenly spread over those of training
@@ -61,9 +61,12 @@ class Denoising:
             self.space, self.samples, self.fingerprint = LatentSpace(Rgb()), PixelSamples(pictures, recipe), pictures.fingerprint
         else:
             autoencoder = open_autoencoder(recipe.model.autoencoder, device)
-            latents = open_latents(pictures, recipe, autoencoder, device, on_progress)
-            self.space, self.samples = latents.space, latents
-            self.fingerprint = f"{pictures.fingerprint} in {latents.key}"
+            store = LatentStore(recipe, autoencoder, device)
+            self.samples = LatentSamples(store, pictures, on_progress)
+            self.space, self.fingerprint = self.samples.space, f"{pictures.fingerprint} in {store.key}"
+
+    def preparation_seconds(self, pictures: Pictures) -> float:
+        return self.samples.preparation_seconds(pictures)
 
     def new_model(self) -> Denoiser:
         return build_denoiser(self.recipe, self.samples.shape, len(self.labels))

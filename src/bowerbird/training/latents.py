@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,7 @@ from bowerbird.recipe import Recipe
 from bowerbird.storage import require_free
 from bowerbird.training.batches import noise, to_x0
 
+SHA256_HEX = 64  # letters
 CHUNK_PIXELS = 2**20  # pictures encoded together; memory of one 1024 px picture
 Rows = NDArray[np.float16]  # (N, sides, 2, C, h, w): each side (as it is, mirrored), mean and standard deviation
 
@@ -34,15 +37,22 @@ Rows = NDArray[np.float16]  # (N, sides, 2, C, h, w): each side (as it is, mirro
 class LatentSamples:
     """Latents of mean 0 and standard deviation 1, drawn anew from each picture's Gaussian."""
 
-    def __init__(self, rows: Rows, row_of: NDArray[np.int64], space: LatentSpace, key: str, recipe: Recipe) -> None:
-        self.rows, self.row_of, self.space, self.key = rows, row_of, space, key
-        self.seed, self.flip = recipe.data.seed, recipe.data.flip
-        self.shape: tuple[int, int, int] = rows.shape[3:]
+    def __init__(self, store: LatentStore, pictures: Pictures, on_progress: OnProgress | None = None) -> None:
+        self.store, self.recipe = store, store.recipe
+        used = np.concatenate([pictures.train, pictures.held])
+        self.rows, self.row_of = store.encoded(pictures, used, on_progress)
+        mean, std = scale(self.rows, self.row_of[pictures.train])
+        self.space = LatentSpace(store.autoencoder, mean, std).to(store.device)
+        self.shape: tuple[int, int, int] = self.rows.shape[3:]
+
+    def preparation_seconds(self, pictures: Pictures) -> float:
+        return self.store.seconds(pictures)
 
     def drawn(self, chosen: NDArray[np.int64], samples: NDArray[np.int64]) -> Tensor:
-        side = mirrored(self.seed, samples).astype(np.int64) if self.flip else np.zeros(len(chosen), np.int64)
+        seed = self.recipe.data.seed
+        side = mirrored(seed, samples).astype(np.int64) if self.recipe.data.flip else np.zeros(len(chosen), np.int64)
         mean, std = torch.from_numpy(self.rows[self.row_of[chosen], side].astype(np.float32)).unbind(1)
-        return self._scaled(mean + std * noise(self.seed, "latent noise", samples, self.shape))
+        return self._scaled(mean + std * noise(seed, "latent noise", samples, self.shape))
 
     def plain(self, chosen: NDArray[np.int64]) -> Tensor:
         return self._scaled(torch.from_numpy(self.rows[self.row_of[chosen], 0, 0].astype(np.float32)))
@@ -51,22 +61,70 @@ class LatentSamples:
         return (latents - self.space.mean.cpu()) / self.space.std.cpu()
 
 
-def open_latents(
-    pictures: Pictures, recipe: Recipe, autoencoder: Autoencoder, device: torch.device, on_progress: OnProgress | None = None
-) -> LatentSamples:
-    """The latents of all pictures, encoded where they are not in the cache yet, and the scale of the training set's."""
-    size, fit = recipe.data.size, recipe.data.fit
-    if size % autoencoder.factor:
-        raise RecipeError(f"data.size = {size} is no multiple of {autoencoder.factor}, the factor of {recipe.model.autoencoder!r}.")
-    key = fingerprint(autoencoder)
-    folder = cache_root() / "latents" / f"{key}-{size}-{fit}{'-sides' * recipe.data.flip}"
-    try:
-        with contextlib.closing(lock(folder, on_progress)):
-            rows, row_of = _encoded(folder, pictures, recipe, autoencoder, device, on_progress)
-    except OSError as error:
-        raise ResourceError(f"latents cannot be kept in {str(folder)!r}: {error.strerror}. Make room, or set BOWERBIRD_CACHE.") from error
-    mean, std = scale(rows, row_of[pictures.train])
-    return LatentSamples(rows, row_of, LatentSpace(autoencoder, mean, std).to(device), key, recipe)
+class LatentStore:
+    """The folder of the cache that holds what one autoencoder makes of pictures of one size and fit."""
+
+    def __init__(self, recipe: Recipe, autoencoder: Autoencoder, device: torch.device) -> None:
+        size, factor = recipe.data.size, autoencoder.factor
+        if size % factor:
+            raise RecipeError(f"data.size = {size} is no multiple of {factor}, the factor of {recipe.model.autoencoder!r}.")
+        self.recipe, self.autoencoder, self.device = recipe, autoencoder, device
+        self.key = fingerprint(autoencoder)
+        self.sides = 2 if recipe.data.flip else 1
+        self.row_shape = (self.sides, 2, autoencoder.channels, size // factor, size // factor)
+        self.row_bytes = 2 * math.prod(self.row_shape)
+        self.folder = cache_root() / "latents" / f"{self.key}-{size}-{recipe.data.fit}{'-sides' * recipe.data.flip}"
+        self.data, self.contents = self.folder / "latents.f16", self.folder / "contents.txt"
+
+    def seconds(self, pictures: Pictures) -> float:
+        """What it will take to encode those of `pictures` that are not there yet, from the time one of them takes."""
+        missing = {one.sha256 for one in pictures.examined} - set(self._known())
+        began = time.monotonic()
+        self._rows_of(pictures.pixels[[0]])
+        return len(missing) * (time.monotonic() - began)
+
+    def encoded(self, pictures: Pictures, used: NDArray[np.int64], on_progress: OnProgress | None) -> tuple[Rows, NDArray[np.int64]]:
+        """All rows, and for each of the pictures `used` the number of its row; what is missing is encoded first."""
+        try:
+            with contextlib.closing(lock(self.folder, on_progress)):
+                known = self._fill(pictures, used, on_progress)
+        except OSError as error:
+            raise ResourceError(
+                f"latents cannot be kept in {str(self.folder)!r}: {error.strerror}. Make room, or set BOWERBIRD_CACHE."
+            ) from error
+        places = {content: row for row, content in enumerate(known)}
+        row_of = np.array([places.get(one.sha256, -1) for one in pictures.examined], np.int64)
+        return np.memmap(self.data, np.float16, mode="r", shape=(len(known), *self.row_shape)), row_of
+
+    def _known(self) -> list[str]:
+        """Contents whose rows have reached the disk: each stands in the list since."""
+        lines = self.contents.read_text().splitlines() if self.contents.exists() else []
+        return [line for line in lines if len(line) == SHA256_HEX][
+            : self.data.stat().st_size // self.row_bytes if self.data.exists() else 0
+        ]
+
+    def _fill(self, pictures: Pictures, used: NDArray[np.int64], on_progress: OnProgress | None) -> list[str]:
+        known = self._known()
+        present = set(known)
+        missing = [index for index in used.tolist() if pictures.examined[index].sha256 not in present]
+        if missing:
+            require_free(self.folder, len(missing) * self.row_bytes, f"keeping {len(missing):,} encoded pictures")
+            self.contents.write_text("".join(f"{content}\n" for content in known))  # without a half line from a kill
+        chunk = max(1, CHUNK_PIXELS // self.recipe.data.size**2)
+        for start in range(0, len(missing), chunk):
+            tell(on_progress, Progress("encode", start, len(missing)))
+            indices = missing[start : start + chunk]
+            new = [pictures.examined[index].sha256 for index in indices]
+            _write_at(self.data, len(known) * self.row_bytes, self._rows_of(pictures.pixels[indices]).tobytes())
+            _write_at(self.contents, self.contents.stat().st_size, "".join(f"{content}\n" for content in new).encode())
+            known += new
+        return known
+
+    @torch.inference_mode()
+    def _rows_of(self, pixels: NDArray[np.uint8]) -> Rows:
+        x0 = to_x0(pixels).to(self.device)
+        both = [torch.stack(self.autoencoder.encode(x0.flip(-1) if mirror else x0), dim=1) for mirror in range(self.sides)]
+        return torch.stack(both, dim=1).half().cpu().numpy()
 
 
 def fingerprint(autoencoder: Autoencoder) -> str:
@@ -91,46 +149,7 @@ def scale(rows: Rows, chosen: NDArray[np.int64]) -> tuple[list[float], list[floa
     return mean.tolist(), np.sqrt(np.maximum(squares - mean**2, 1e-12)).tolist()
 
 
-def _encoded(
-    folder: Path, pictures: Pictures, recipe: Recipe, autoencoder: Autoencoder, device: torch.device, on_progress: OnProgress | None
-) -> tuple[Rows, NDArray[np.int64]]:
-    """All rows of the folder, and the row of each picture.
-
-    A row counts once its content's hash stands in the list, which is written after the row has reached the disk.
-    """
-    sides = 2 if recipe.data.flip else 1
-    side = recipe.data.size // autoencoder.factor
-    shape = (sides, 2, autoencoder.channels, side, side)
-    row_bytes = 2 * int(np.prod(shape))
-    listed, data = folder / "contents.txt", folder / "latents.f16"
-    contents = [one.sha256 for one in pictures.examined]
-    known = [line for line in listed.read_text().splitlines() if len(line) == 64] if listed.exists() else []
-    known = known[: data.stat().st_size // row_bytes if data.exists() else 0]
-    present = set(known)
-    missing = [index for index, content in enumerate(contents) if content not in present]
-    if missing:
-        require_free(folder, len(missing) * row_bytes, f"keeping {len(missing):,} encoded pictures")
-        listed.write_text("".join(f"{content}\n" for content in known))  # without a half line from a kill
-    chunk = max(1, CHUNK_PIXELS // recipe.data.size**2)
-    for start in range(0, len(missing), chunk):
-        tell(on_progress, Progress("encode", start, len(missing)))
-        indices = missing[start : start + chunk]
-        _append(data, len(known) * row_bytes, _rows(pictures.pixels[indices], sides, autoencoder, device).tobytes())
-        known += [contents[index] for index in indices]
-        _append(listed, listed.stat().st_size, "".join(f"{contents[index]}\n" for index in indices).encode())
-    places = {content: row for row, content in enumerate(known)}
-    rows = np.memmap(data, np.float16, mode="r", shape=(len(known), *shape))
-    return rows, np.array([places[content] for content in contents], np.int64)
-
-
-@torch.inference_mode()
-def _rows(pixels: NDArray[np.uint8], sides: int, autoencoder: Autoencoder, device: torch.device) -> Rows:
-    x0 = to_x0(pixels).to(device)
-    both = [torch.stack(autoencoder.encode(x0.flip(-1) if mirror else x0), dim=1) for mirror in range(sides)]
-    return torch.stack(both, dim=1).half().cpu().numpy()
-
-
-def _append(path: Path, at: int, data: bytes) -> None:
+def _write_at(path: Path, at: int, data: bytes) -> None:
     """Write at byte `at`, over whatever an interrupted write left there, and wait for the disk."""
     with path.open("r+b" if path.exists() else "xb") as file:
         file.seek(at)

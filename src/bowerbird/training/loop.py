@@ -8,6 +8,7 @@ from __future__ import annotations
 import tempfile
 import time
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -29,6 +30,7 @@ from bowerbird.training.budget import forecast as forecast_run
 from bowerbird.training.checkpoint import (
     SAVE_SECONDS,
 )
+from bowerbird.training.held_out import BATCH as HELD_OUT_BATCH
 from bowerbird.training.optimizer import decay_start, learning_rate, set_learning_rate
 from bowerbird.training.report import write_tensorboard
 from bowerbird.training.run import Run, keep_checkpoint, locked, seen_of, start_or_resume
@@ -106,11 +108,15 @@ def _planned(
 def _trial(
     recipe: Recipe, pictures: Pictures, device: torch.device, stop: StopSignals, world: World, budget: Budget, beside: Path | None
 ) -> Forecast:
-    """The forecast, from a short run in a folder of its own (inside `beside`, on the disk it will use) that is thrown away."""
+    """The forecast, from a short run in a folder of its own (inside `beside`, on the disk it will use) that is thrown away.
+
+    On few of the pictures: to encode them all for a model that learns on latents may be the larger part of the work.
+    """
+    few = replace(pictures, train=pictures.train[: 2 * recipe.train.batch], held=pictures.held[:HELD_OUT_BATCH])
     with no_trace(device), tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=beside) as folder:
-        run = start_or_resume(Path(folder), recipe, pictures, device, Disk(), stop, world)
+        run = start_or_resume(Path(folder), recipe, few, device, Disk(), stop, world)
         assert run is not None, "the folder is new"
-        return forecast_run(run, lambda: _update(run), budget)
+        return forecast_run(run, lambda: _update(run), budget, pictures)
 
 
 def _run_to_the_end(run: Run, on_progress: OnProgress | None, watch: Watch | None) -> None:

@@ -29,6 +29,9 @@ class Objective(Protocol):
     def space(self) -> LatentSpace | None:
         """What its model learns on, saved beside it."""
 
+    def preparation_seconds(self, pictures: Pictures) -> float:
+        """What it takes to make `pictures` ready before the first update, beyond reading them."""
+
     def new_model(self) -> nn.Module:
         """Freshly initialised, from the global random state."""
 

@@ -44,6 +44,9 @@ class Restoring:
         self.features = load_network(SECOND_OPINION, str(device)) if recipe.autoencoder.features else None
         self.held_out_terms = 1 if self.features is None else 2
 
+    def preparation_seconds(self, pictures: Pictures) -> float:
+        return 0.0
+
     def new_model(self) -> ConvAutoencoder:
         return build_autoencoder(self.recipe)
 
