@@ -96,6 +96,7 @@ def train(
     count: Annotated[int | None, typer.Option("--pictures", min=1, help="how many pictures the training sees in all")] = None,
     only_forecast: Annotated[bool, typer.Option("--forecast", help="say what it would take, and train nothing")] = False,
     price: Annotated[float | None, typer.Option("--price-per-hour", min=0, help="of this machine, to forecast the cost")] = None,
+    init: Annotated[str | None, typer.Option(help="a model whose weights a new run begins with, where they fit: a lower rung")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="section.field=value, overrides the recipe")] = None,
 ) -> None:
     """Train a model on your pictures.  The same command goes on with a stopped run; more --hours or --pictures extend a finished one."""
@@ -114,7 +115,7 @@ def train(
         if only_forecast:
             plan_of_run = forecast(pictures, plan, budget, device=device, on_progress=on_progress)
         else:
-            train_model(pictures, run, plan, device=device, on_progress=on_progress, budget=budget)
+            train_model(pictures, run, plan, device=device, on_progress=on_progress, budget=budget, init=init)
     if only_forecast:
         _print(context, plan_of_run.to_json(), plan_of_run.line())
         return
@@ -225,7 +226,7 @@ def _paint(
 @app.command()
 def evaluate(
     context: typer.Context,
-    generated: Annotated[str, typer.Argument(help="a model, which then paints, or a folder of generated pictures")],
+    generated: Annotated[str, typer.Argument(help="a model, which then paints, an autoencoder, which restores, or a folder of pictures")],
     against: Annotated[Path, typer.Option(help="real pictures that were not trained on, or the training folder for its held-out ones")],
     train: Annotated[Path | None, typer.Option(help="the pictures that were trained on, to look for copies of them")] = None,
     count: Annotated[int, typer.Option(help="how many pictures a model paints")] = 1000,
@@ -235,10 +236,14 @@ def evaluate(
     """Judge pictures: how near to real ones, how varied, and whether they copy."""
     from bowerbird import device as devices
     from bowerbird.evaluate import evaluate as judge
-    from bowerbird.generate import is_model, open_model
+    from bowerbird.evaluate import open_restorer
+    from bowerbird.generate import is_autoencoder, is_model, open_model
 
     device = devices.choose_device(context.obj.device)
-    subject = open_model(generated, device) if is_model(generated) else Path(generated)
+    if is_autoencoder(generated):
+        subject: Any = open_restorer(generated, device)
+    else:
+        subject = open_model(generated, device) if is_model(generated) else Path(generated)
     with _progress_bar() as on_progress:
         report = judge(subject, against, train, out, on_progress, count=count, seed=seed, device=device)
     page = f"\nlook at {out / 'report.html'}" if out else ""

@@ -239,9 +239,9 @@ def cache_entries() -> list[CacheEntry]:
 
 
 def clear_cache() -> int:
-    """Delete every decoded picture and every unpacked archive; returns the bytes freed.  They are made again when needed."""
+    """Delete everything that was decoded, encoded or unpacked; returns the bytes freed.  It is made again when needed."""
     freed = 0
-    for folder in (cache_root() / "pictures", cache_root() / "unpacked"):
+    for folder in (cache_root() / name for name in ("pictures", "unpacked", "latents", "features")):
         freed += sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         shutil.rmtree(folder, ignore_errors=True)
     return freed

@@ -85,19 +85,22 @@ class ConvAutoencoder(Autoencoder):
         super().__init__()
         self.settings = config
         self.factor, self.channels = 2 ** len(config.widths), config.channels
-        widths, blocks = config.widths, config.blocks
-        down: list[nn.Module] = [nn.PixelUnshuffle(2), conv(12, widths[0])]
-        for level, (width, count) in enumerate(zip(widths, blocks, strict=True)):
-            if level:
-                down += [nn.PixelUnshuffle(2), nn.Conv2d(4 * widths[level - 1], width, 1)]
-            down += [Residual(width) for _ in range(count)]
-        self.encoder = nn.Sequential(*down, PlaceNorm(widths[-1]), nn.Conv2d(widths[-1], 2 * config.channels, 1))
-        up: list[nn.Module] = [conv(config.channels, widths[-1])]
-        for level in reversed(range(len(widths))):
-            up += [Residual(widths[level]) for _ in range(blocks[level])]
-            if level:
-                up += [nn.Conv2d(widths[level], 4 * widths[level - 1], 1), nn.PixelShuffle(2)]
-        self.decoder = nn.Sequential(*up, PlaceNorm(widths[0]), nn.SiLU(), conv(widths[0], 12), nn.PixelShuffle(2))
+        deepest = config.widths[-1]
+        # each level is named by how small the picture is there: a deeper autoencoder can begin with a shallower one's levels
+        down, up = nn.Sequential(), nn.Sequential()
+        finer = 3
+        for level, (width, count) in enumerate(zip(config.widths, config.blocks, strict=True)):
+            enter = conv(4 * finer, width) if level == 0 else nn.Conv2d(4 * finer, width, 1)
+            down.add_module(f"to_{2 ** (level + 1)}", nn.Sequential(nn.PixelUnshuffle(2), enter, *residuals(width, count)))
+            finer = width
+        for level in reversed(range(len(config.widths))):
+            width = config.widths[level]
+            leave = (
+                nn.Conv2d(width, 4 * config.widths[level - 1], 1) if level else nn.Sequential(PlaceNorm(width), nn.SiLU(), conv(width, 12))
+            )
+            up.add_module(f"from_{2 ** (level + 1)}", nn.Sequential(*residuals(width, config.blocks[level]), leave, nn.PixelShuffle(2)))
+        self.encoder = nn.Sequential(down, nn.Sequential(PlaceNorm(deepest), nn.Conv2d(deepest, 2 * config.channels, 1)))
+        self.decoder = nn.Sequential(conv(config.channels, deepest), up)
 
     def forward(self, pictures: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What training looks at: the pictures restored from latents drawn with eps (B, C, h, w), and mean and log variance."""
@@ -126,6 +129,10 @@ class ConvAutoencoder(Autoencoder):
 
     def config(self) -> dict[str, Any]:
         return {"_class_name": OURS, **asdict(self.settings)}
+
+
+def residuals(width: int, count: int) -> list[nn.Module]:
+    return [Residual(width) for _ in range(count)]
 
 
 class Residual(nn.Module):

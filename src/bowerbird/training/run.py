@@ -18,8 +18,9 @@ from torch.nn.parallel import DistributedDataParallel
 from bowerbird import device as devices
 from bowerbird.data.pictures import Pictures
 from bowerbird.errors import ModelError, RunError
-from bowerbird.generate import find_model_folder
+from bowerbird.generate import find_model_folder, open_autoencoder
 from bowerbird.model_folder import open_model_folder
+from bowerbird.models.autoencoder import Autoencoder
 from bowerbird.progress import OnProgress
 from bowerbird.recipe import FREE_FIELDS, Recipe, check_recipe, differing_fields, write_recipe
 from bowerbird.run_folder import (
@@ -148,7 +149,10 @@ def start_or_resume(
 
 def begin_with(model: nn.Module, init: str) -> None:
     """Weights of another model of ours where names and shapes agree: a lower rung, another size, another set of labels."""
-    other, _ = open_model_folder(find_model_folder(init))
+    if isinstance(model, Autoencoder):
+        other: nn.Module = open_autoencoder(init, torch.device("cpu"))
+    else:
+        other, _ = open_model_folder(find_model_folder(init))
     own, found = model.state_dict(), other.state_dict()
     fitting = {name: tensor for name, tensor in found.items() if name in own and own[name].shape == tensor.shape}
     if not fitting:
