@@ -37,6 +37,7 @@ class RunState(BaseModel):
     checkpoint: str | None = None
     before_decay: str | None = None  # the checkpoint that an extension goes on from
     finished: bool = False
+    promised_hours: float | None = None  # from the first update to the end, as forecast
     extensions: tuple[dict[str, Any], ...] = ()
 
 

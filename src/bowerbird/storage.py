@@ -67,10 +67,12 @@ def write_folder(disk: Disk, target: Path, files: Iterable[tuple[str, bytes]], m
     whole one.  ResourceError when the disk is full; what was written so far is taken away again.
     """
     temporary = target.parent / f"{TEMPORARY}{target.name}-{uuid.uuid4().hex[:8]}"
+    needed_bytes = 0  # so far
     try:
         disk.make_folder(temporary)
         listed: dict[str, dict[str, Any]] = {}
         for name, data in files:
+            needed_bytes += len(data)
             path = temporary / name
             if path.parent != temporary and not path.parent.exists():
                 disk.make_folder(path.parent)
@@ -83,7 +85,18 @@ def write_folder(disk: Disk, target: Path, files: Iterable[tuple[str, bytes]], m
         disk.sync_folder(target.parent)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise disk_error(error, target) from error
+        raise disk_error(error, target, needed_bytes) from error
+
+
+def ensure_folder(disk: Disk, path: Path) -> None:
+    """Create a folder, and those it lies in, where they are missing; their names survive a power cut."""
+    try:
+        for folder in reversed((path, *path.parents)):
+            if not folder.is_dir():
+                folder.mkdir(exist_ok=True)
+                disk.sync_folder(folder.parent)
+    except OSError as error:
+        raise disk_error(error, path) from error
 
 
 def write_file(disk: Disk, target: Path, data: bytes) -> None:
@@ -95,7 +108,7 @@ def write_file(disk: Disk, target: Path, data: bytes) -> None:
         disk.sync_folder(target.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise disk_error(error, target) from error
+        raise disk_error(error, target, len(data)) from error
 
 
 def seal(document: dict[str, Any]) -> bytes:
@@ -161,14 +174,14 @@ def _seal_of(document: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(document, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-def disk_error(error: OSError, target: Path) -> Exception:
-    """What to raise when `target` could not be written: a ResourceError where a person can mend it."""
+def disk_error(error: OSError, target: Path, needed_bytes: int = 0) -> Exception:
+    """What to raise when `target`, at least so many bytes, could not be written: a ResourceError where a person can mend it."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         free = free_bytes(target.parent)
         return ResourceError(
-            f"no space left to write {str(target)!r} ({free / 1e6:,.0f} MB free). "
+            f"no space left to write {str(target)!r}: it takes at least {needed_bytes:,} bytes, and {free:,} are free. "
             "What was saved before is intact; make room and run the same command again."
         )
-    if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-        return ResourceError(f"may not write {str(target)!r}: {error.strerror}. Choose a place you can write with --out.")
+    if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.EEXIST, errno.ENOTDIR):
+        return ResourceError(f"cannot write {str(target)!r}: {error.strerror}. Choose another place with --out.")
     return error

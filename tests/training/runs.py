@@ -126,7 +126,7 @@ def kill_again_and_again(pictures: Path, out: Path, recipe: Recipe, kills: int, 
         pid = trainers.start()
         if tally.kills < kills:
             if tally.kills % 4 == 0:
-                _wait_for_a_save(out)
+                wait_for_a_save(out)
             else:
                 time.sleep(moments.uniform(0, 1.5 * started + 0.05))
             tally.inside_a_save += bool(list(out.glob("*/.tmp-*")))
@@ -153,7 +153,7 @@ def _seconds_to_next_step(trainers: Trainers, out: Path) -> float:
     return seconds
 
 
-def _wait_for_a_save(out: Path) -> None:
+def wait_for_a_save(out: Path) -> None:
     """Until a folder is being written beside its target, or the trainer has had time enough to finish."""
     deadline = time.monotonic() + 3
     while time.monotonic() < deadline and not any(out.glob("*/.tmp-*")):

@@ -14,7 +14,7 @@ from bowerbird.recipe import Recipe, read_recipe
 from bowerbird.run_folder import read_run_state
 from bowerbird.storage import Disk
 from bowerbird.training import Budget, budget, forecast
-from bowerbird.training.budget import Forecast, Memory, Pace, Watch, frozen_length, kept_bytes, measure_memory, of_length
+from bowerbird.training.budget import Forecast, Memory, Pace, Watch, frozen_length, kept_bytes, measure_memory, of_length, promise
 from bowerbird.training.checkpoint import read_surroundings
 from bowerbird.training.run import Run, start_or_resume
 from bowerbird.training.signals import StopSignals
@@ -111,20 +111,27 @@ def test_memory_peaks_in_an_update_or_in_a_save() -> None:
     assert Memory(state=10, fixed=0, per_picture=1, save=50).peak(1) == 50
 
 
-def test_an_overrun_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twice as slow as promised: silent in the first twentieth, said then, and not again.  On time: never."""
-    now = 0.0
+@pytest.mark.parametrize(("slowness", "first", "said_at"), [(2.0, 0, [5]), (2.0, 40, [45]), (1.1, 0, [])])
+def test_an_overrun_is_said_once(run: Run, monkeypatch: pytest.MonkeyPatch, slowness: float, first: int, said_at: list[int]) -> None:
+    """Twice as slow as promised: silent for a twentieth of the run, said then, and not again; also when resumed.  On time: never."""
+    now, said = 0.0, []
     monkeypatch.setattr(budget.time, "monotonic", lambda: now)
-    for slowness, expected in ((2.0, 1), (1.1, 0)):
-        now = 0.0
-        watch, said = Watch(promised_hours=1.0, seen=0, pictures=100), []
-        for seen in range(1, 101):
-            now = slowness * 3600 * seen / 100
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(budget.warnings, "warn", lambda message, stacklevel, seen=seen, said=said: said.append(seen))
-                watch.look(seen)
-        assert len(said) == expected
-        assert not said or said[0] == 5
+    monkeypatch.setattr(budget.warnings, "warn", lambda message, stacklevel: said.append(run.state.seen))
+    run.recipe = of_length(run.recipe, 100)
+    promise(run, Forecast(100, 1.0, 10**9, 1.2, 1.0, 0, "a machine", None))
+    run.state.seen = first
+    watch = Watch(run)
+    for run.state.seen in range(first + 1, 101):
+        now = slowness * 3600 * (run.state.seen - first) / 100
+        watch.look()
+    assert said == said_at
+
+
+def test_another_length_is_another_promise(picture_folder: Path, tmp_path: Path) -> None:
+    run_here(picture_folder, tmp_path, tiny_recipe(), budget=Budget())
+    assert read_run_state(tmp_path).promised_hours
+    run_here(picture_folder, tmp_path, tiny_recipe(train={"pictures": 160}))
+    assert read_run_state(tmp_path).promised_hours is None
 
 
 def test_the_line_tells_all() -> None:

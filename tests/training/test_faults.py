@@ -13,6 +13,7 @@ import pytest
 from bowerbird.data.pictures import open_pictures
 from bowerbird.errors import ModelError, ResourceError, RunError, Stopped
 from bowerbird.model_folder import MANIFEST, open_model_folder
+from bowerbird.progress import Progress
 from bowerbird.recipe import FREE_FIELDS, check_recipe, flatten
 from bowerbird.run_folder import CHECKPOINT_MANIFEST, model_of_run, read_run_state
 from bowerbird.storage import Disk, verify_folder
@@ -21,7 +22,7 @@ from bowerbird.training.signals import StopSignals
 from bowerbird.training.world import World
 from tests.conftest import tiny_recipe
 from tests.training.faults import KINDS, FullDisk, damage, plant, writes_of
-from tests.training.runs import CPU, run_here
+from tests.training.runs import CPU, losses, run_here
 
 RECIPE = tiny_recipe(sample={"every_epochs": 1, "count": 1, "steps": 1})
 
@@ -64,7 +65,7 @@ def test_a_full_disk_keeps_what_was_saved(stopped: Path, picture_folder: Path, t
     """Space ends at some write of resuming, saving or pruning: one sentence, exit code 2, and the run goes on when there is space again."""
     writes = writes_of(picture_folder, shutil.copytree(stopped, tmp_path / "counted"), RECIPE)
     run = shutil.copytree(stopped, tmp_path / "run")
-    with pytest.raises(ResourceError, match=r"no space left to write '.*' .*MB") as error:
+    with pytest.raises(ResourceError, match=r"no space left to write '.*': it takes at least [\d,]+ bytes, and [\d,]+ are free") as error:
         run_here(picture_folder, run, RECIPE, disk=FullDisk(int(share * writes)))
     assert error.value.exit_code == 2
     with warnings.catch_warnings():
@@ -73,6 +74,22 @@ def test_a_full_disk_keeps_what_was_saved(stopped: Path, picture_folder: Path, t
         verify_folder(model_of_run(run), MANIFEST)
         run_here(picture_folder, run, RECIPE)
     assert read_run_state(run).finished
+
+
+def test_a_disk_that_is_full_while_recording_a_step(picture_folder: Path, tmp_path: Path) -> None:
+    """The line of a step is appended, not written like the rest: one sentence too, and the run goes on from its last save."""
+    record = tmp_path / "run" / "metrics.jsonl"
+
+    def fill_the_disk(event: Progress) -> None:
+        if event.stage == "train" and event.done == 40:
+            record.rename(tmp_path / "aside")
+            record.symlink_to("/dev/full")
+
+    with pytest.raises(ResourceError, match=r"no space left to write .*metrics"):
+        run_here(picture_folder, tmp_path / "run", RECIPE, on_progress=fill_the_disk)
+    (tmp_path / "aside").replace(record)
+    run_here(picture_folder, tmp_path / "run", RECIPE)
+    assert [seen for seen, _ in losses(tmp_path / "run")] == list(range(8, 97, 8))
 
 
 @pytest.mark.parametrize("kind", KINDS)

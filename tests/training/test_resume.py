@@ -13,9 +13,10 @@ import torch
 from bowerbird.errors import RunError, Stopped
 from bowerbird.progress import Progress
 from bowerbird.recipe import write_recipe
-from bowerbird.run_folder import read_run_state
+from bowerbird.run_folder import CHECKPOINT_MANIFEST, read_run_state
+from bowerbird.storage import verify_folder
 from tests.conftest import tiny_recipe
-from tests.training.runs import Trainers, assert_same_run, final_tensors, kill_again_and_again, losses, run_here
+from tests.training.runs import Trainers, assert_same_run, final_tensors, kill_again_and_again, losses, run_here, wait_for_a_save
 
 KILLS = 20
 
@@ -108,18 +109,28 @@ def test_damage_is_passed_over_aloud(picture_folder: Path, tmp_path: Path) -> No
     assert read_run_state(tmp_path).finished
 
 
-def test_signals_save_and_say_how_to_go_on(picture_folder: Path, tmp_path: Path) -> None:
-    """SIGTERM: exit code 75, and the run goes on to the end."""
+@pytest.mark.parametrize("when", ["between two steps", "inside a save", "twice"])
+def test_signals_save_and_say_how_to_go_on(picture_folder: Path, tmp_path: Path, when: str) -> None:
+    """SIGTERM: exit code 75 and nothing of the work is lost; a second one ends at once, and what was saved before is whole."""
+    recipe, run = tiny_recipe(train={"pictures": 1600}), tmp_path / "run"
     recipe_file = tmp_path / "recipe.toml"
-    recipe_file.write_text(write_recipe(tiny_recipe(train={"pictures": 4000})))
-    trainers = Trainers(picture_folder, tmp_path / "run", recipe_file)
+    recipe_file.write_text(write_recipe(recipe))
+    trainers = Trainers(picture_folder, run, recipe_file)
     pid = trainers.start()
-    while not losses(tmp_path / "run"):
+    while len(losses(run)) < 3:
         time.sleep(0.01)
+    if when == "inside a save":
+        wait_for_a_save(run)
     started = time.monotonic()
     os.kill(pid, signal.SIGTERM)
+    if when == "twice":
+        os.kill(pid, signal.SIGTERM)
     assert trainers.wait() == 75
     assert time.monotonic() - started < 30
     trainers.close()
-    seen = losses(tmp_path / "run")[-1][0]
-    assert int(str(read_run_state(tmp_path / "run").checkpoint)[:10]) == seen  # nothing of the work is lost
+    checkpoint = str(read_run_state(run).checkpoint)
+    verify_folder(run / "checkpoints" / checkpoint, CHECKPOINT_MANIFEST)
+    if when != "twice":
+        assert int(checkpoint[:10]) == losses(run)[-1][0]
+    run_here(picture_folder, run, recipe)
+    assert [seen for seen, _ in losses(run)] == list(range(8, 1601, 8))

@@ -24,7 +24,7 @@ from bowerbird import device as devices
 from bowerbird.data.pictures import Pictures
 from bowerbird.errors import ResourceError
 from bowerbird.recipe import Recipe
-from bowerbird.run_folder import read_run_state
+from bowerbird.run_folder import read_run_state, write_run_state
 from bowerbird.training.checkpoint import SAVE_SECONDS, read_surroundings, save_checkpoint
 from bowerbird.training.held_out import LOOK_AT, look
 from bowerbird.training.report import write_tensorboard
@@ -283,24 +283,29 @@ def require_memory(run: Run) -> int:
     raise ResourceError(f"this recipe needs {memory.peak(share) / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free. Try {advice}.")
 
 
+def promise(run: Run, plan: Forecast) -> None:
+    """Write down what was forecast, so that whoever goes on with the run can tell whether it holds."""
+    if run.world.leads:
+        write_run_state(run.disk, run.out, read_run_state(run.out).model_copy(update={"promised_hours": plan.training_hours}))
+
+
 class Watch:
-    """Says once when the run, at the pace it shows, will take longer than it was promised."""
+    """Says once in each session when the run, at the pace it shows there, takes longer than it was promised."""
 
-    def __init__(self, promised_hours: float, seen: int, pictures: int) -> None:
-        self.promised_hours, self.first, self.pictures = promised_hours, seen, pictures
-        self.began = time.monotonic()
-        self.said = False
+    def __init__(self, run: Run) -> None:
+        self.run, self.first, self.began = run, run.state.seen, time.monotonic()
+        self.promised_hours = read_run_state(run.out).promised_hours if run.world.leads else None
 
-    def look(self, seen: int) -> None:
+    def look(self) -> None:
         """To be called after each update; a twentieth of the run must be done before it speaks."""
-        done = (seen - self.first) / self.pictures
-        if self.said or done < 0.05:
+        done = (self.run.state.seen - self.first) / self.run.recipe.train.pictures
+        if self.promised_hours is None or done < 0.05:
             return
         hours = (time.monotonic() - self.began) / 3600 / done
         if hours > OVERRUN * self.promised_hours:
-            self.said = True
+            promised_hours, self.promised_hours = self.promised_hours, None
             warnings.warn(
-                f"slower than forecast: at this pace the run takes {hours:.2f} h, not {self.promised_hours:.2f} h. "
+                f"slower than forecast: at this pace the run takes {hours:.2f} h, not {promised_hours:.2f} h. "
                 "It goes on; stop it and resume when the machine is free, or ask for fewer pictures.",
                 stacklevel=2,
             )

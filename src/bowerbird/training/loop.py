@@ -23,9 +23,9 @@ from bowerbird.recipe import Recipe
 from bowerbird.run_folder import (
     read_run_state,
 )
-from bowerbird.storage import TEMPORARY, Disk
+from bowerbird.storage import TEMPORARY, Disk, ensure_folder
 from bowerbird.training.batches import Batch, chosen_pictures
-from bowerbird.training.budget import Budget, Forecast, Watch, frozen_length, no_trace, of_length
+from bowerbird.training.budget import Budget, Forecast, Watch, frozen_length, no_trace, of_length, promise
 from bowerbird.training.budget import forecast as forecast_run
 from bowerbird.training.checkpoint import (
     SAVE_SECONDS,
@@ -59,12 +59,12 @@ def train(
     Raises RunError when `out` is locked or belongs to another recipe, Stopped (exit code 75) after a signal.
     """
     device, disk = device or devices.choose_device(), disk or Disk()
-    out.mkdir(parents=True, exist_ok=True)
+    ensure_folder(disk, out)
     with join_world(device) as world, locked(out, world), StopSignals() as stop:
         try:
             with world.leader_first():  # it fills the cache of decoded pictures for all
                 pictures = _open(source, recipe, on_progress)
-            plan, watch = None, None
+            plan = None
             if budget is not None:
                 recipe, plan = _planned(out, recipe, pictures, device, stop, world, budget)
             if plan is not None:
@@ -75,8 +75,8 @@ def train(
                 tell(on_progress, Progress("finished", recipe.train.pictures, recipe.train.pictures, note=f"{out} is finished"))
                 return out
             if plan is not None:
-                watch = Watch(plan.training_hours, run.state.seen, recipe.train.pictures)
-            _run_to_the_end(run, on_progress, watch)
+                promise(run, plan)
+            _run_to_the_end(run, on_progress)
         except StopRequested:
             raise Stopped(f"stopped before the first checkpoint; run the same command again to start {str(out)!r}.") from None
     return out
@@ -119,8 +119,8 @@ def _trial(
         return forecast_run(run, lambda: _update(run), budget, pictures)
 
 
-def _run_to_the_end(run: Run, on_progress: OnProgress | None, watch: Watch | None) -> None:
-    state, settings, saved_at = run.state, run.recipe.train, time.monotonic()
+def _run_to_the_end(run: Run, on_progress: OnProgress | None) -> None:
+    state, settings, saved_at, watch = run.state, run.recipe.train, time.monotonic(), Watch(run)
     try:
         while state.seen < settings.pictures:
             if run.world.agree(run.stop.requested):
@@ -136,8 +136,7 @@ def _run_to_the_end(run: Run, on_progress: OnProgress | None, watch: Watch | Non
                 keep_checkpoint(run)
                 saved_at = time.monotonic()
             _report(run, on_progress, loss)
-            if watch is not None:
-                watch.look(state.seen)
+            watch.look()
         take_snapshot(run)
         keep_checkpoint(run, finished=True)
         if run.world.leads:

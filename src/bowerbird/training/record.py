@@ -19,11 +19,12 @@ class Record:
 
     def append(self, **line: Any) -> None:
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
+        text = json.dumps(finite) + "\n"
         try:
             with self.path.open("a") as file:
-                file.write(json.dumps(finite) + "\n")
+                file.write(text)
         except OSError as error:
-            raise disk_error(error, self.path) from error
+            raise disk_error(error, self.path, len(text)) from error
 
     def sync(self) -> None:
         """Make all lines durable: a checkpoint that survives a power cut must not outlive the record of how it came to be."""

@@ -214,7 +214,9 @@ def _extended(out: Path, name: str, run_state: RunState, old: Recipe, new: Recip
             f"{str(out)!r} has seen {seen:,} pictures, too many to end at {new.train.pictures:,}. Ask for more, or use another --out."
         )
     note = {"from": seen, "pictures_before": old.train.pictures, "pictures": new.train.pictures}
-    return folder / name, run_state.model_copy(update={"checkpoint": name, "finished": False, "extensions": (*run_state.extensions, note)})
+    return folder / name, run_state.model_copy(
+        update={"checkpoint": name, "finished": False, "promised_hours": None, "extensions": (*run_state.extensions, note)}
+    )
 
 
 def _verified(out: Path, name: str | None, fall_back: bool = True) -> str | None:
