@@ -66,9 +66,12 @@ def main() -> None:
 
 
 def command() -> str:
-    """The command line as another person would type it: their own pictures."""
+    """The command line as another person would type it: their own pictures, their own folders."""
     words = [part for word in sys.argv[1:] for part in (word.split("=", 1) if word.startswith("--") else [word])]
-    for option in ("--pictures", "--splits", "--work", "--records"):
+    for option in ("--work", "--records"):
+        if option in words:
+            del words[words.index(option) : words.index(option) + 2]
+    for option in ("--pictures", "--splits"):
         if option in words:
             words[words.index(option) + 1] = option.removeprefix("--").upper()
     return " ".join(["python -m benchmarks", *words])

@@ -31,8 +31,8 @@ from bowerbird.generate import OwnPainter, find_model_folder
 from bowerbird.model_folder import open_model_folder
 from bowerbird.recipe import check_recipe
 from bowerbird.request import PaintRequest
-from bowerbird.training.denoising import levels_of
 from bowerbird.training.checkpoint import new_state
+from bowerbird.training.denoising import levels_of
 
 
 def main() -> None:

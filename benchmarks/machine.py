@@ -57,9 +57,10 @@ def versions() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Child:
-    """A finished child process: wall-clock seconds from start to end, and the most memory it held."""
+    """A finished child process: wall-clock seconds from start to end, processor seconds, and the most memory it held."""
 
     seconds: float
+    cpu_seconds: float  # less than the cores' worth of seconds where others used them too
     peak_bytes: int
 
 
@@ -76,4 +77,4 @@ def run_child(command: list[str], log: Path, cache: Path | None = None) -> Child
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{log.read_text(errors='replace')[-2000:]}")
-    return Child(time.monotonic() - started, usage.ru_maxrss * 1024)
+    return Child(time.monotonic() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)

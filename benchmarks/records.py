@@ -42,7 +42,8 @@ def page(folder: Path) -> str:
         "# Bowerbird and its peers, side by side",
         "",
         "Made by `python -m benchmarks table` from the records in `benchmarks/records`. Scores are of the feature networks that come",
-        "with Bowerbird, so they compare only with scores made here. Margins are 95 %.",
+        "with Bowerbird, so they compare only with scores made here. Margins are 95 %. *Cores* is processor time by the clock: what a",
+        "run got of the machine on average.",
         *_quality(read_all(folder, "quality")),
         *_painting(read_all(folder, "painting")),
         *_speed(read_all(folder, "speed")),
@@ -63,8 +64,8 @@ def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> list[str]:
 
 def _quality(records: list[Record]) -> list[str]:
     runs = sorted((r for r in records if not r.get("prerun")), key=lambda r: (r["size"], r.get("minutes") or 0, _kid(r)))
-    head = ["", "minutes", "cores", "seed", "painted", "KID x1000", "second opinion", "precision", "recall", "coverage", "SWD, finest"]
-    head += ["copies", "pictures/s", "memory"]
+    head = ["", "minutes", "taken", "cores", "seed", "pictures", "steps", "KID x1000", "second opinion", "precision", "recall", "coverage"]
+    head += ["SWD, finest", "copies", "pictures/s", "memory"]
     rows = [_quality_row(r) for r in runs]
     tried = sorted((r for r in records if r.get("prerun")), key=lambda r: (r["entrant"], _kid(r)))
     out = ["", "## Quality at equal time"] + (table(head, rows) if rows else ["", "No record yet."])
@@ -80,9 +81,11 @@ def _quality_row(r: Record) -> tuple[object, ...]:
     return (
         f"{r['entrant']} {r.get('variant', '')}".strip(),
         f"{r['minutes']:g}" if trained else "-",
-        r["machine"]["cores_used"] if trained else "-",
+        f"{trained['seconds'] / 60:.1f}" if trained else "-",
+        f"{trained['cpu_seconds'] / trained['seconds']:.1f}" if trained else "-",
         r["seed"],
         r["scores"]["generated"]["pictures"],
+        r["painting"]["steps"] if trained else "-",
         _score(r, "kid"),
         _score(r, "kid_second_opinion"),
         *(_score(r, key) for key in ("precision", "recall", "coverage", finest)),

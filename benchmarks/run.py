@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +160,7 @@ def judging(options: argparse.Namespace) -> Found:
             (picture.resize((options.size, options.size)) if number % 2 == 0 else picture).save(target, lossless=number % 2 == 0)
         command = [sys.executable, "-m", "bowerbird", "evaluate", str(painted), "--against", str(real), "--out", f"{folder}/report"]
         child = machine.run_child(command, options.work / "judging.log", cache=Path(folder) / "cache")
-    return {"name": f"judging-{options.count}", "count": options.count, "seconds": child.seconds, "peak_bytes": child.peak_bytes}
+    return {"name": f"judging-{options.count}", "count": options.count, **asdict(child)}
 
 
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], Found]] = {
@@ -196,7 +197,7 @@ def _train(entrant: Entrant, variant: str, bench: BenchPictures, options: argpar
     shutil.rmtree(out, ignore_errors=True)
     command = entrant.command(bench.folder, out, options.minutes, options.seed, variant)
     child = machine.run_child(command, options.work / f"{out.name}.log")
-    found = {"seconds": child.seconds, "peak_bytes": child.peak_bytes, **entrant.training(out)}
+    found = {**asdict(child), **entrant.training(out)}
     marker.write_text(json.dumps(found))
     return found, out
 

@@ -115,11 +115,11 @@ class Lambda:
 class Resize:
     """The pictures have their size already."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: tuple[int, int]) -> None:
         self.size = size
 
     def __call__(self, picture: Image.Image) -> Image.Image:
-        assert picture.size == (self.size, self.size)
+        assert picture.size == self.size
         return picture
 
 

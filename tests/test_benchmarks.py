@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from benchmarks import records
 from benchmarks.__main__ import RECORDS, command
 from benchmarks.entrants import blurred, gaussian, real
+
 from bowerbird.evaluate.features import Pixels
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -28,13 +28,15 @@ def test_records_hold_no_path(path: Path) -> None:
 
 
 def test_a_command_names_no_folder_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["benchmarks", "run", "quality", "--pictures", "/secret/a", "--splits=/secret/b.csv", "--seed", "1"])
+    ours = ["--pictures", "/secret/a", "--splits=/secret/b.csv", "--records", "/secret/c", "--work=/secret/d"]
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "run", "quality", *ours, "--seed", "1"])
     assert command() == "python -m benchmarks run quality --pictures PICTURES --splits SPLITS --seed 1"
 
 
 def test_the_best_size_is_that_of_the_lowest_kid(tmp_path: Path) -> None:
     """Among the pre-runs of this entrant at this size; other runs choose nothing."""
-    for entrant, variant, prerun, kid in (("a", "small", True, 5), ("a", "large", True, 4), ("a", "medium", False, 1), ("b", "small", True, 2)):
+    runs = [("a", "small", True, 5), ("a", "large", True, 4), ("a", "medium", False, 1), ("b", "small", True, 2)]
+    for entrant, variant, prerun, kid in runs:
         scores = {"scores": {"kid": {"value": kid}}}
         record = {"benchmark": "quality", "entrant": entrant, "variant": variant, "prerun": prerun, "size": 64, "scores": scores}
         records.write(tmp_path, record | {"name": f"{entrant}-{variant}"})

@@ -39,7 +39,7 @@ from bowerbird.models.autoencoder import Autoencoder, LatentSpace, Rgb
 from bowerbird.models.condition import Condition, no_label
 from bowerbird.models.ddpm_folder import is_ddpm_folder, open_ddpm_folder
 from bowerbird.models.denoiser import Denoiser
-from bowerbird.models.pretrained.autoencoders import open_pretrained_autoencoder
+from bowerbird.models.pretrained.autoencoders import is_pretrained_autoencoder, open_pretrained_autoencoder
 from bowerbird.progress import OnProgress, Progress, tell
 from bowerbird.request import Painted, PaintRequest, read_request
 from bowerbird.run_folder import is_run, model_of_run
@@ -83,7 +83,7 @@ def open_model(where: str | Path, device: torch.device, opening: Opening | None 
 
 def open_autoencoder(where: str | Path, device: torch.device) -> Autoencoder:
     """An autoencoder of ours (bundled by name, a run or a model folder) or of another project (a diffusers folder), on `device`."""
-    folder = BUNDLED / str(where) if str(where) in bundled_autoencoders() else find_model_folder(where)
+    folder = autoencoder_folder(where)
     if (folder / MANIFEST).is_file():
         if read_manifest(folder).rung != "autoencoder":
             raise ModelError(f"{str(where)!r} paints; it is no autoencoder. Bundled ones: {', '.join(bundled_autoencoders())}.")
@@ -93,6 +93,22 @@ def open_autoencoder(where: str | Path, device: torch.device) -> Autoencoder:
 
 def bundled_autoencoders() -> list[str]:
     return sorted(path.parent.name for path in BUNDLED.glob(f"*/{MANIFEST}"))
+
+
+def autoencoder_folder(where: str | Path) -> Path:
+    """The folder of a bundled autoencoder, by name, or of any other as for `find_model_folder`."""
+    return BUNDLED / str(where) if str(where) in bundled_autoencoders() else find_model_folder(where)
+
+
+def is_autoencoder(where: str | Path) -> bool:
+    """Whether `open_autoencoder` has something to open there."""
+    try:
+        folder = autoencoder_folder(where)
+    except ModelError:
+        return False
+    if (folder / MANIFEST).is_file():
+        return read_manifest(folder).rung == "autoencoder"
+    return is_pretrained_autoencoder(folder)
 
 
 def is_model(where: str | Path) -> bool:

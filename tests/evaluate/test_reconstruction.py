@@ -1,11 +1,23 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from PIL import Image
+from torch import Tensor
 
+from bowerbird.data import open_pictures
+from bowerbird.evaluate import evaluate, open_restorer
 from bowerbird.evaluate.features import Pixels
-from bowerbird.evaluate.reconstruction import compare_pairs
+from bowerbird.evaluate.metrics import compare
+from bowerbird.evaluate.reconstruction import Reconstruction, Restorer, compare_pairs
+from bowerbird.generate import is_autoencoder
+from bowerbird.models.autoencoder import Autoencoder, Rgb
+from tests.conftest import tiny_recipe
+from tests.training.runs import run_here
 
 
 def test_psnr_has_its_closed_form(animals: Pixels) -> None:
@@ -41,3 +53,57 @@ def test_structure_falls_with_blur_and_pairs_count_alone(animals: Pixels) -> Non
     both = compare_pairs(animals[:2], shifted[:2])
     assert both.psnr == pytest.approx((one.psnr + other.psnr) / 2)
     assert both.ssim == pytest.approx((one.ssim + other.ssim) / 2)
+
+
+class Half(Autoencoder):
+    """Latents are the picture at half its resolution."""
+
+    factor, channels = 2, 3
+
+    def encode(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        mean = F.avg_pool2d(pictures, 2)
+        return mean, torch.ones_like(mean)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return F.interpolate(latents, scale_factor=2, mode="bilinear")
+
+
+def test_an_autoencoder_that_loses_nothing_is_at_the_floor(animals: Pixels, tmp_path: Path) -> None:
+    """The identity's pictures are the real ones: every score is exactly what real pictures score, pair by pair."""
+    report = evaluate(Restorer("rgb", Rgb(), 64, {}, torch.device("cpu")), animals[:40], train=animals[40:], out=tmp_path)
+    assert np.array_equal(report.pixels, animals[:40])
+    assert all(line.score.value == line.score.floor for line in report.lines)
+    assert report.restored == Reconstruction(psnr=pytest.approx(60), ssim=pytest.approx(1, abs=1e-4))
+    assert report.copies is None  # restoring is meant to copy
+    assert "restored" in report.to_text() and "originals beside" in (tmp_path / "report.html").read_text()
+
+
+def test_what_an_autoencoder_loses_is_scored(animals: Pixels) -> None:
+    """Half the resolution keeps what is coarse and loses what is fine."""
+    report = evaluate(Restorer("half", Half(), 64, {}, torch.device("cpu")), animals[:40])
+    assert report.restored is not None and 20 < report.restored.psnr < 40
+    assert report.score("kid").value > report.score("kid").floor
+    fine, coarse = report.score("swd_64"), report.score("swd_16")
+    assert fine.value / fine.floor > 1.05 > coarse.value / coarse.floor
+    assert report.to_json()["restored"]["psnr_db"] == report.restored.psnr
+
+
+def test_no_picture_is_compared_with_its_own_original(draw: np.random.Generator) -> None:
+    """Of sets that are pairs, no row meets its partner, and the floor is taken from the same rows."""
+    rows = np.arange(40.0)[:, None]
+    met = []
+    compare(lambda a, b: float(met.append((a, b)) or 0), rows, rows, paired=True)  # type: ignore[func-returns-value]
+    assert all(not set(a.flatten()) & set(b.flatten()) for a, b in met)
+    assert all(np.array_equal(score[0], floor[0]) for score, floor in zip(met[::2], met[1::2], strict=True))
+
+
+def test_an_autoencoder_is_opened_with_the_size_it_was_trained_at(picture_folder: Path, tmp_path: Path) -> None:
+    network: dict[str, object] = {"network": "autoencoder", "size": "ae-micro"}
+    run = run_here(picture_folder, tmp_path / "run", tiny_recipe(model=network, autoencoder={"channels": 4, "features": 0.0}))
+    assert is_autoencoder(run) and not is_autoencoder(picture_folder) and not is_autoencoder("no/such/folder")
+    restorer = open_restorer(run, torch.device("cpu"))
+    assert restorer.size_px == 16
+    real = open_pictures(picture_folder, 16).pixels
+    restored = restorer.restore(real)
+    assert restored.shape == real.shape
+    assert np.array_equal(restored[:5], restorer.restore(real[:5]))

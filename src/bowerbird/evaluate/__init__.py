@@ -4,6 +4,7 @@ report = evaluate(generated, against=held_out_pictures, train=training_pictures,
 """
 
 from bowerbird.evaluate.judge import evaluate
+from bowerbird.evaluate.reconstruction import open_restorer
 from bowerbird.evaluate.report import Report
 
-__all__ = ["Report", "evaluate"]
+__all__ = ["Report", "evaluate", "open_restorer"]

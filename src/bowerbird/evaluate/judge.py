@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from bowerbird.errors import PictureFolderError
 from bowerbird.evaluate import metrics
 from bowerbird.evaluate.copies import find_copies
 from bowerbird.evaluate.features import JUDGE, SECOND_OPINION, Features, Pixels, extract
+from bowerbird.evaluate.reconstruction import Restorer, compare_pairs
 from bowerbird.evaluate.report import Line, Report
 from bowerbird.progress import OnProgress, Progress, tell
 from bowerbird.recipe import Data
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 FEWEST = 10
 SECOND_OPINION_PICTURES = 2000  # a second opinion need not be as sharp as the first
 MAX_SIDE_PX = 1024
+Compare = Callable[..., list[metrics.Score]]  # metrics.compare, for sets that are pairs or not
 _LOOK_PX = 64  # the size at which a folder is read to learn how large its pictures are; most need no other
 
 
@@ -42,7 +45,7 @@ class PictureSet:
 
 
 def evaluate(
-    generated: Path | Painter | Pixels,
+    generated: Path | Painter | Restorer | Pixels,
     against: Path | Pixels,
     train: Path | Pixels | None = None,
     out: Path | None = None,
@@ -55,29 +58,25 @@ def evaluate(
     """Judge pictures against real ones, and look for copies of the ones they were trained on.
 
     Each set is a folder or an array (N, H, W, 3) uint8; `generated` may be a painter, which then paints `count` pictures from
-    `seed` on.  All are brought to the size of the generated ones.  `against` should hold real pictures that were not trained
-    on; the training folder itself (of the painter, or given as `train` too) is split as training splits it, and its held-out
-    pictures are taken.  With `out`, report.html and report.json are written there.
+    `seed` on, or an autoencoder (`open_restorer`), which restores those of `against`.  All are brought to the size of the
+    generated ones.  `against` should hold real pictures that were not trained on; the training folder itself (of the model, or
+    given as `train` too) is split as training splits it, and its held-out pictures are taken.  With `out`, report.html and
+    report.json are written there.
     PictureFolderError when a set has fewer than 10 pictures.
     """
     started = time.monotonic()
-    if isinstance(generated, Path | np.ndarray):
-        ours = read_generated(generated, on_progress)
-        real, originals = read_real(against, train, ours.pixels.shape[1], on_progress=on_progress)
-    else:
-        (first,) = generated.paint(PaintRequest(model="model", seed=seed), on_progress)
-        training = generated.describe().get("training", {})
-        real, originals = read_real(against, train, first.picture.height, training, on_progress)
-        ours = paint_like(generated, real, count, seed, on_progress)
+    ours, real, originals = _gather(generated, against, train, count, seed, on_progress)
     for name, pictures in (("generated", ours.pixels), ("real", real.pixels)):
         if len(pictures) < FEWEST:
             raise PictureFolderError(f"{len(pictures)} {name} pictures are too few to judge. Give at least {FEWEST}, better 1,000.")
+    restored = compare_pairs(ours.pixels, real.pixels) if isinstance(generated, Restorer) else None
+    compare = partial(metrics.compare, paired=restored is not None)
     features = extract(ours.pixels, JUDGE, device, on_progress)
     real_features = extract(real.pixels, JUDGE, device, on_progress)
     tell(on_progress, Progress("score", 0, 3))
-    lines = [*_by_features(features, real_features), _second_opinion(ours, real, device, on_progress)]
+    lines = [*_by_features(compare, features, real_features), _second_opinion(compare, ours, real, device, on_progress)]
     tell(on_progress, Progress("score", 1, 3))
-    lines += _by_scale(ours, real)
+    lines += _by_scale(compare, ours, real)
     tell(on_progress, Progress("score", 2, 3))
     lines += _by_class(ours, real, features, real_features)
     tell(on_progress, Progress("score", 3, 3))
@@ -91,6 +90,7 @@ def evaluate(
         lines=tuple(lines),
         copies=None if originals is None else find_copies(ours.pixels, originals, real.pixels, on_progress),
         originals=originals,
+        restored=restored,
         seconds=time.monotonic() - started,
     )
     if out is not None:
@@ -99,6 +99,26 @@ def evaluate(
 
 
 # ------------------------------------------------------------------------------------------------ gathering
+
+
+def _gather(
+    generated: Path | Painter | Restorer | Pixels,
+    against: Path | Pixels,
+    train: Path | Pixels | None,
+    count: int,
+    seed: int,
+    on_progress: OnProgress | None,
+) -> tuple[PictureSet, PictureSet, Pixels | None]:
+    """Generated pictures, real ones of the same size, and those that were trained on, if copies of them are to be looked for."""
+    if isinstance(generated, Path | np.ndarray):
+        ours = read_generated(generated, on_progress)
+        return ours, *read_real(against, train, ours.pixels.shape[1], on_progress=on_progress)
+    if isinstance(generated, Restorer):
+        real, _ = read_real(against, train, generated.size_px, generated.training, on_progress)
+        return PictureSet(generated.name, generated.restore(real.pixels, on_progress)), real, None
+    (first,) = generated.paint(PaintRequest(model="model", seed=seed), on_progress)
+    real, originals = read_real(against, train, first.picture.height, generated.describe().get("training", {}), on_progress)
+    return paint_like(generated, real, count, seed, on_progress), real, originals
 
 
 def read_generated(source: Path | Pixels, on_progress: OnProgress | None = None) -> PictureSet:
@@ -172,10 +192,10 @@ def _proportional(shares: Counter[str], count: int) -> dict[str, int]:
 # ------------------------------------------------------------------------------------------------ scoring
 
 
-def _by_features(features: Features, real: Features) -> list[Line]:
-    (kid,) = metrics.compare(metrics.kid, features, real)
-    (frechet,) = metrics.compare(metrics.frechet, features, real)
-    near = metrics.compare(metrics.neighbourhoods, features, real)
+def _by_features(compare: Compare, features: Features, real: Features) -> list[Line]:
+    (kid,) = compare(metrics.kid, features, real)
+    (frechet,) = compare(metrics.frechet, features, real)
+    near = compare(metrics.neighbourhoods, features, real)
     lines = [
         Line("kid", "KID x1000", JUDGE, "lower", kid.times(1000), "distance between the two sets; 0 when there is no difference"),
         Line("frechet", "Frechet distance", JUDGE, "lower", frechet, "the formula of FID; depends on the number of pictures"),
@@ -190,9 +210,11 @@ def _by_features(features: Features, real: Features) -> list[Line]:
     return lines + [Line(name, name, JUDGE, "higher", s, why) for name, s, why in zip(names, near, meanings, strict=True)]
 
 
-def _second_opinion(ours: PictureSet, real: PictureSet, device: torch.device | None, on_progress: OnProgress | None) -> Line:
+def _second_opinion(
+    compare: Compare, ours: PictureSet, real: PictureSet, device: torch.device | None, on_progress: OnProgress | None
+) -> Line:
     features, real_features = (extract(_sample(pictures.pixels), SECOND_OPINION, device, on_progress) for pictures in (ours, real))
-    (kid,) = metrics.compare(metrics.kid, features, real_features)
+    (kid,) = compare(metrics.kid, features, real_features)
     return Line("kid_second_opinion", "KID x1000", SECOND_OPINION, "lower", kid.times(1000), "the same by another network; another scale")
 
 
@@ -203,11 +225,11 @@ def _sample(pixels: Pixels) -> Pixels:
     return pixels[np.sort(draws.generator(0, "second opinion", 0).permutation(len(pixels))[:SECOND_OPINION_PICTURES])]
 
 
-def _by_scale(ours: PictureSet, real: PictureSet) -> list[Line]:
+def _by_scale(compare: Compare, ours: PictureSet, real: PictureSet) -> list[Line]:
     patches, real_patches = metrics.laplacian_patches(ours.pixels), metrics.laplacian_patches(real.pixels)
     lines = []
     for side in patches:
-        (distance,) = metrics.compare(metrics.sliced_wasserstein, patches[side], real_patches[side])
+        (distance,) = compare(metrics.sliced_wasserstein, patches[side], real_patches[side])
         what = "coarse shapes and colours" if side == min(patches) else "patterns and edges at this scale"
         lines.append(Line(f"swd_{side}", f"sliced Wasserstein x1000 at {side} px", "", "lower", distance.times(1000), what))
     return lines

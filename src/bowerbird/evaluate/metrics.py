@@ -206,7 +206,9 @@ class Score:
         return abs(self.value - self.floor) <= self.margin + self.floor_margin
 
 
-def compare(measure: Callable[[Array, Array], float | tuple[float, ...]], generated: Array, real: Array, seed: int = 0) -> list[Score]:
+def compare(
+    measure: Callable[[Array, Array], float | tuple[float, ...]], generated: Array, real: Array, seed: int = 0, *, paired: bool = False
+) -> list[Score]:
     """Scores of `measure(generated, real)` with 95 % intervals, beside `measure(real, real)` at the same number of pictures.
 
     `measure` takes what its rows are drawn from; it returns one score or several.  Needs 4 rows of each.
@@ -215,16 +217,18 @@ def compare(measure: Callable[[Array, Array], float | tuple[float, ...]], genera
     s *other* real ones against the same.  Drawing without replacement, because a bootstrap's repeated pictures would be each
     other's nearest neighbours.  The spread over draws, times sqrt(s / (n - s)), is the delete-d jackknife's standard error
     for n pictures (Shao and Wu 1989).  Values are means over the draws: biased measures meet the floor on equal terms.
+
+    `paired`: generated picture i was made from real picture i, as by an autoencoder.  Then those drawn are the ones made from the
+    *other* real pictures, so that none is compared with its own original, which would flatter it.
     """
     size = min(MOST_IN_A_DRAW, min(len(generated), len(real)) // 2)
     scores, floors = [], []
     for draw in range(DRAWS):
         rng = draws.generator(seed, "halves", draw)
-        some = generated[np.sort(rng.permutation(len(generated))[:size])]
-        order = rng.permutation(len(real))
-        one, other = real[np.sort(order[:size])], real[np.sort(order[size : 2 * size])]
-        scores.append(np.atleast_1d(measure(some, one)))
-        floors.append(np.atleast_1d(measure(other, one)))
+        some, order = np.sort(rng.permutation(len(generated))[:size]), rng.permutation(len(real))
+        one, other = np.sort(order[:size]), np.sort(order[size : 2 * size])
+        scores.append(np.atleast_1d(measure(generated[other if paired else some], real[one])))
+        floors.append(np.atleast_1d(measure(real[other], real[one])))
     fewest = min(len(generated), len(real))
     to_margin = 1.96 * np.sqrt(size / (fewest - size))
     columns = zip(np.mean(scores, 0), np.std(scores, 0, ddof=1), np.mean(floors, 0), np.std(floors, 0, ddof=1), strict=True)

@@ -2,15 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from bowerbird.evaluate.features import Pixels, to_tensor
+from bowerbird.generate import autoencoder_folder, open_autoencoder, to_pixels
+from bowerbird.model_folder import MANIFEST, read_manifest
+from bowerbird.models.autoencoder import Autoencoder
+from bowerbird.progress import OnProgress, Progress, tell
 
 BATCH = 64
+PIXELS_AT_ONCE = 256 * 256  # through an autoencoder: 16 pictures of 64x64, larger ones one by one
+OTHERS_PX = 256  # the size for autoencoders whose folder does not say what they were trained on
+
+
+@dataclass(frozen=True)
+class Restorer:
+    """An autoencoder to be judged: pictures go in, and should come out again.
+
+    size_px: side of the pictures it is judged on; training: what its manifest says of its training.
+    """
+
+    name: str
+    autoencoder: Autoencoder
+    size_px: int
+    training: Mapping[str, Any]
+    device: torch.device
+
+    @torch.inference_mode()
+    def restore(self, pixels: Pixels, on_progress: OnProgress | None = None) -> Pixels:
+        """(N, H, W, 3) -> the same, through the mean of the latents."""
+        restored, step = np.empty_like(pixels), max(1, PIXELS_AT_ONCE // (pixels.shape[1] * pixels.shape[2]))
+        for start in range(0, len(pixels), step):
+            tell(on_progress, Progress("restore", start, len(pixels)))
+            x0 = to_tensor(pixels[start : start + step]).to(self.device).float() / 127.5 - 1
+            restored[start : start + step] = to_pixels(self.autoencoder.decode(self.autoencoder.encode(x0)[0]))
+        return restored
+
+
+def open_restorer(where: str | Path, device: torch.device) -> Restorer:
+    """The autoencoder of a run, a model folder, a bundled name or a diffusers folder; ModelError when it is none."""
+    folder = autoencoder_folder(where)
+    training = read_manifest(folder).training if (folder / MANIFEST).is_file() else {}
+    size = training["recipe"]["data"]["size"] if training else OTHERS_PX
+    return Restorer(Path(where).name, open_autoencoder(where, device), size, training, device)
 
 
 @dataclass(frozen=True)

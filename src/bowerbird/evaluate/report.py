@@ -17,6 +17,7 @@ from bowerbird import __version__
 from bowerbird.evaluate.copies import COPY_BELOW, Copies, closest_pairs
 from bowerbird.evaluate.features import Features, Pixels
 from bowerbird.evaluate.metrics import Score, nearest_distances
+from bowerbird.evaluate.reconstruction import Reconstruction
 from bowerbird.sheets import contact_sheet, png_bytes
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Report:
     lines: tuple[Line, ...]
     copies: Copies | None
     originals: Pixels | None
+    restored: Reconstruction | None  # of an autoencoder's pictures: picture i is real picture i, restored
     seconds: float
 
     def score(self, key: str) -> Score:
@@ -80,6 +82,7 @@ class Report:
                 for line in self.lines
             },
             "copies": _copies_json(self.copies),
+            "restored": None if self.restored is None else {"psnr_db": self.restored.psnr, "ssim": self.restored.ssim},
             "seconds": round(self.seconds, 1),
             "versions": {"bowerbird": __version__, "torch": torch.__version__},
         }
@@ -89,7 +92,7 @@ class Report:
         width = max(len(line.name) for line in self.lines)
         rows = [
             f"{self.generated} ({len(self.pixels):,}) against {self.against} ({len(self.real_pixels):,})",
-            f"  {'':{width}}  {'':18}  {'painted':>16}  {'real':>16}  better",
+            f"  {'':{width}}  {'':18}  {self.made:>16}  {'real':>16}  better",
         ]
         for line in self.lines:
             painted, real = number(line.score.value, line.score.margin), number(line.score.floor, line.score.floor_margin)
@@ -98,7 +101,14 @@ class Report:
 
     def verdict(self) -> list[str]:
         """What the figures say, in plain sentences."""
+        if self.restored is not None:
+            return [_fidelity(self.restored), *_likeness(self), *_scales(self), *_how_sure(self)]
         return [*_likeness(self), *_variety(self), *_scales(self), *_copying(self.copies), *_how_sure(self)]
+
+    @property
+    def made(self) -> str:
+        """How the pictures came to be, in a word."""
+        return "painted" if self.restored is None else "restored"
 
     def write(self, out: Path) -> Path:
         """Write report.html and report.json into `out`; returns the page."""
@@ -134,6 +144,10 @@ def _copies_json(copies: Copies | None) -> dict[str, Any] | None:
 
 
 # ------------------------------------------------------------------------------------------------ the verdict
+
+
+def _fidelity(restored: Reconstruction) -> str:
+    return f"Restored pictures agree with their originals to {restored.psnr:.1f} dB (PSNR) and {restored.ssim:.3f} (SSIM)."
 
 
 def _likeness(report: Report) -> list[str]:
@@ -200,6 +214,9 @@ def _figures(report: Report) -> dict[str, str]:
         "map": _plot(lambda axes: _draw_map(axes, report.features, report.real_features)),
         "scales": _plot(lambda axes: _draw_scales(axes, report.lines)),
     }
+    if report.restored is not None:
+        rows = _spread(len(report.pixels))
+        figures["beside"] = _sheet(np.stack([report.real_pixels[rows], report.pixels[rows]], 1).reshape(-1, *report.pixels.shape[1:]), 16)
     if report.copies is not None and report.originals is not None:
         copies = report.copies
         figures["pairs"] = _uri(closest_pairs(copies, report.pixels, report.originals))

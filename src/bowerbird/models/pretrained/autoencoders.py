@@ -46,6 +46,13 @@ class PretrainedAutoencoder(Autoencoder):
         return self.network  # type: ignore[no-any-return]
 
 
+def is_pretrained_autoencoder(folder: Path) -> bool:
+    try:
+        return json.loads((folder / "config.json").read_bytes()).get("_class_name") in CLASSES
+    except (OSError, ValueError, AttributeError):  # no config.json, or one that is no table
+        return False
+
+
 def open_pretrained_autoencoder(folder: Path) -> PretrainedAutoencoder:
     """The diffusers autoencoder in `folder`; ModelError when it is of a class that is not in the table."""
     try:
