@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from benchmarks.pictures import read_column
 from bowerbird.data import open_pictures
-from bowerbird.evaluate.copies import nearest, nearest_by_features
+from bowerbird.evaluate.copies import Copies, closest_pairs, nearest, nearest_by_features
 from bowerbird.evaluate.features import SECOND_OPINION, Features, Pixels, extract
 
 FEW, SETS = 16, 20  # a model overtrained on 16 pictures is the hardest case: its copies have few neighbours to stand out from
+SHOWN = 48
 ALTERED = 64  # training pictures that are altered and looked for, of a large training set
 
 Rows = NDArray[np.int64]
@@ -22,7 +24,8 @@ Rows = NDArray[np.int64]
 def copies(options: argparse.Namespace) -> dict[str, Any]:
     """Rates by kind of picture (what `subject` in the splits file begins with), for small training sets of one kind and for all of `bench`.
 
-    The unseen pictures are all of the kind in the other splits: no subject is on both sides, so what is flagged is the test's error.
+    The unseen pictures are all of the kind in the other splits.  No subject is on both sides, yet versions of one drawing are, and
+    count as errors here; copies.webp shows the alarms in `held`, each beside the training picture.
     """
     found = open_pictures(options.pictures, options.size, held_out=0.0)
     split_of, subject_of = read_column(options.splits, "split"), read_column(options.splits, "subject")
@@ -36,6 +39,8 @@ def copies(options: argparse.Namespace) -> dict[str, Any]:
         rows.append(_row(kind, FEW, pixels, features, [(few, few, unseen) for few in sets]))
         some = draw.choice(train, min(ALTERED, len(train)), replace=False)
         rows.append(_row(kind, len(every), pixels, features, [(every, some, unseen)]))
+    options.records.mkdir(parents=True, exist_ok=True)
+    _alarms(pixels, features, np.flatnonzero(splits == "held"), every).save(options.records / "copies.webp", quality=80)
     return {"name": "copies", "size": options.size, "seed": options.seed, "kinds": rows}
 
 
@@ -56,6 +61,13 @@ def _row(kind: str, trained: int, pixels: Pixels, features: Features, cases: lis
         "unseen_flagged": float(np.mean(unseen_flagged)),
         "unseen_flagged_in_the_worst_set": float(max(map(np.mean, unseen_flagged))),
     }
+
+
+def _alarms(pixels: Pixels, features: Features, held: Rows, every: Rows) -> Image.Image:
+    """The unseen pictures that are called copies, most alike first."""
+    by_pixels, by_features = nearest(pixels[held], pixels[every]), nearest_by_features(features[held], features[every])
+    alarms = Copies(by_pixels, by_features, by_pixels, by_features)  # unseen pictures in the place of generated ones
+    return closest_pairs(alarms, pixels[held], pixels[every], pairs=min(SHOWN, int(alarms.copied.sum())), columns=6)
 
 
 def _flagged(pixels: Pixels, features: Features, train: Pixels, train_features: Features) -> NDArray[np.bool_]:

@@ -148,7 +148,11 @@ def _copies(records: list[Record]) -> list[str]:
         for r in records
         for k in r["kinds"]
     ]
-    return _section("The search for copies", head, rows)
+    if not rows:
+        return []
+    shown = "The pictures of `held` that are flagged, each beside the training picture it is said to copy:"
+    picture = "![unseen pictures called copies](../benchmarks/records/copies.webp)"
+    return [*_section("The search for copies", head, rows), "", shown, "", picture]
 
 
 def _sheets(folder: Path) -> list[str]:

@@ -56,7 +56,10 @@ def quality(options: argparse.Namespace) -> Found:
     if not options.prerun:
         options.records.mkdir(parents=True, exist_ok=True)
         _sheet(pixels[:SAMPLES]).save(options.records / f"{found['name']}.webp", quality=80)
-    return found | {"scores": report.to_json()}
+    scores = report.to_json()
+    for which in ("copied", "originals"):  # each one by its number: for the report, not for a table
+        del scores["copies"][which]
+    return found | {"scores": scores}
 
 
 def painting(options: argparse.Namespace) -> Found:

@@ -211,8 +211,8 @@ def _figures(report: Report) -> dict[str, str]:
         "real": _sheet(report.real_pixels[_spread(len(report.real_pixels))]),
         "strangest": _sheet(report.pixels[np.argsort(-to_real)[:SHEET]], columns=12),
         "missing": _sheet(report.real_pixels[np.argsort(-to_painted)[:SHEET]], columns=12),
-        "map": _plot(lambda axes: _draw_map(axes, report.features, report.real_features)),
-        "scales": _plot(lambda axes: _draw_scales(axes, report.lines)),
+        "map": _plot(lambda axes: _draw_map(axes, report)),
+        "scales": _plot(lambda axes: _draw_scales(axes, report)),
     }
     if report.restored is not None:
         rows = _spread(len(report.pixels))
@@ -248,21 +248,22 @@ def _plot(draw: Any) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _draw_map(axes: Axes, features: Features, real: Features) -> None:
+def _draw_map(axes: Axes, report: Report) -> None:
     """Both sets in the plane in which the real pictures vary most."""
+    real = report.real_features
     mean = real.mean(0)
     directions = np.linalg.svd(real[: 4 * real.shape[1]] - mean, full_matrices=False)[2][:2]
-    for name, rows, colour in (("real", real, "0.6"), ("painted", features, "C1")):
+    for name, rows, colour in (("real", real, "0.6"), (report.made, report.features, "C1")):
         places = (rows - mean) @ directions.T
         axes.scatter(places[:, 0], places[:, 1], s=5, color=colour, alpha=0.6, label=name, linewidths=0)
     axes.set(xticks=[], yticks=[], title="where they lie among the real ones")
     axes.legend(markerscale=3, loc="upper right")
 
 
-def _draw_scales(axes: Axes, lines: tuple[Line, ...]) -> None:
-    scales = [(line.key.removeprefix("swd_"), line.score) for line in lines if line.key.startswith("swd_")][::-1]
+def _draw_scales(axes: Axes, report: Report) -> None:
+    scales = [(line.key.removeprefix("swd_"), line.score) for line in report.lines if line.key.startswith("swd_")][::-1]
     names = [f"{side} px" for side, _ in scales]
-    axes.errorbar(names, [s.value for _, s in scales], [s.margin for _, s in scales], fmt="o-", color="C1", capsize=3, label="painted")
+    axes.errorbar(names, [s.value for _, s in scales], [s.margin for _, s in scales], fmt="o-", color="C1", capsize=3, label=report.made)
     axes.errorbar(names, [s.floor for _, s in scales], [s.floor_margin for _, s in scales], fmt="o-", color="0.6", capsize=3, label="real")
     axes.set(ylim=(0, None), title="distance from real at each scale (sliced Wasserstein x1000)")
     axes.legend(loc="upper right")
