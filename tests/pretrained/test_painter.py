@@ -344,14 +344,24 @@ def test_precision_follows_the_memory_there_is(tiny: Any, monkeypatch: pytest.Mo
         open_pretrained(tiny("sdxl").folder, CPU)
 
 
-def test_large_pictures_are_decoded_in_tiles_when_memory_is_short(sd15: PretrainedPainter, monkeypatch: pytest.MonkeyPatch):
-    assert not sd15.vae.use_tiling
-    monkeypatch.setattr(memory, "available_memory_bytes", lambda _device: 1_000_000)
-    paint(sd15)
-    assert sd15.vae.use_tiling
+def test_pictures_are_decoded_in_tiles_that_fit_when_memory_is_short(sd15: PretrainedPainter, monkeypatch: pytest.MonkeyPatch):
+    """A tile of n times the side takes n squared times the memory."""
+    for room, side in ((1, 128), (199 * 199 * 5600, 192), (256 * 256 * 5600, 256)):
+        monkeypatch.setattr(memory, "available_memory_bytes", lambda _device, room=room: room)
+        memory.fit_decoder(sd15.vae, (512, 512), CPU)
+        assert sd15.vae.use_tiling and (sd15.vae.tile_sample_min_size, sd15.vae.tile_latent_min_size) == (side, side // 8)
     monkeypatch.undo()
-    paint(sd15)
+    memory.fit_decoder(sd15.vae, (512, 512), CPU)
     assert not sd15.vae.use_tiling
+
+
+def test_a_picture_that_will_not_fit_is_forecast(sd15: PretrainedPainter, monkeypatch: pytest.MonkeyPatch):
+    notes: list[str] = []
+    paint(sd15, lambda event: notes.append(event.note))
+    assert not any(notes)
+    monkeypatch.setattr(memory, "available_memory_bytes", lambda _device: 1_000_000)
+    paint(sd15, lambda event: notes.append(event.note))
+    assert "painting 64x64 takes about" in " ".join(notes)
 
 
 class Gpu(PretrainedPainter):

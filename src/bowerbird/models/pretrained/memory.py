@@ -1,7 +1,12 @@
-"""Fitting a model to the machine: precision, placement, decoding in tiles, and a forecast when it will not fit."""
+"""Fitting a model to the machine: precision, placement, decoding in tiles, and a forecast when it will not fit.
+
+Attention is not sliced.  PyTorch's fused attention never holds the matrix of scores, which slicing was made to cut up;
+diffusers' sliced attention takes several times its memory and time (benchmarks/attention_slicing.py).
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -14,6 +19,7 @@ from bowerbird.errors import ResourceError
 # Growth of resident memory with SD 1.5's real-size networks in float32 on a CPU, at 256 px: two predictions at once, and decoding
 WORKING_BYTES_PER_PIXEL = 3_200
 DECODING_BYTES_PER_PIXEL = 5_600
+LEAST_TILE = 128  # pixels; smaller tiles see too little of the picture
 
 Placement = Literal["whole", "offload", "sequential"]
 
@@ -40,9 +46,10 @@ def weight_bytes(network: nn.Module) -> int:
     return sum(p.numel() * p.element_size() for p in network.parameters())
 
 
-def working_bytes(native: int, dtype: torch.dtype) -> int:
-    """Memory beside the weights for one picture with guidance at the native size; decoding takes more than a step."""
-    return native * native * max(WORKING_BYTES_PER_PIXEL, DECODING_BYTES_PER_PIXEL) * dtype.itemsize // 4
+def working_bytes(size: tuple[int, int], dtype: torch.dtype, decoding: bool = True) -> int:
+    """Memory beside the weights for one picture with guidance; decoding it whole takes more than a step."""
+    per_pixel = DECODING_BYTES_PER_PIXEL if decoding else WORKING_BYTES_PER_PIXEL
+    return size[0] * size[1] * per_pixel * dtype.itemsize // 4
 
 
 def place(networks: Mapping[str, nn.Module], device: torch.device, native: int) -> Placement:
@@ -50,7 +57,7 @@ def place(networks: Mapping[str, nn.Module], device: torch.device, native: int) 
     if device.type == "cpu":
         return "whole"
     sizes = {name: weight_bytes(network) for name, network in networks.items()}
-    free = available_memory_bytes(device) - working_bytes(native, next(networks["unet"].parameters()).dtype)
+    free = available_memory_bytes(device) - working_bytes((native, native), next(networks["unet"].parameters()).dtype)
     if sum(sizes.values()) <= free or device.type != "cuda":
         for network in networks.values():
             network.to(device)
@@ -59,19 +66,34 @@ def place(networks: Mapping[str, nn.Module], device: torch.device, native: int) 
 
 
 def fit_decoder(vae: Any, size: tuple[int, int], device: torch.device) -> None:
-    """Decode in overlapping tiles when the whole picture would not fit; whole is faster and free of blending."""
-    needed = size[0] * size[1] * DECODING_BYTES_PER_PIXEL * next(vae.parameters()).element_size() // 4
-    if needed > available_memory_bytes(device):
-        vae.enable_tiling()
-    else:
+    """Decode in overlapping tiles as large as fit when the whole picture does not; whole is faster and free of blending."""
+    free, needed = available_memory_bytes(device), working_bytes(size, vae.dtype)
+    if needed <= free:
         vae.disable_tiling()
+        return
+    side = math.sqrt(free / needed * size[0] * size[1])
+    pixels_per_latent = 2 ** (len(vae.config.block_out_channels) - 1)
+    vae.tile_sample_min_size = max(LEAST_TILE, int(side) // 64 * 64)  # of which a quarter, the overlap, is whole latents
+    vae.tile_latent_min_size = vae.tile_sample_min_size // pixels_per_latent
+    vae.enable_tiling()
 
 
 def forecast(networks: Mapping[str, nn.Module], native: int) -> str:
     """What the model needs, in words."""
     dtype = next(networks["unet"].parameters()).dtype
-    weights, working = sum(map(weight_bytes, networks.values())), working_bytes(native, dtype)
+    weights, working = sum(map(weight_bytes, networks.values())), working_bytes((native, native), dtype)
     return f"{weights / 2**30:.1f} GiB of weights and about {working / 2**30:.1f} GiB while painting {native}x{native}"
+
+
+def shortage(size: tuple[int, int], dtype: torch.dtype, device: torch.device) -> str:
+    """A forecast in words when a picture, decoded in tiles, is not expected to fit; empty when it is."""
+    free, needed = available_memory_bytes(device), working_bytes(size, dtype, decoding=False)
+    if needed <= free:
+        return ""
+    return (
+        f"painting {size[0]}x{size[1]} takes about {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free on {device}; "
+        "if it fails, close other programs or paint a smaller picture"
+    )
 
 
 def too_large(size: tuple[int, int], device: torch.device) -> ResourceError:

@@ -114,7 +114,9 @@ class PretrainedPainter:
         assert request.seed is not None and request.size is not None
         work = plan(request, self.parts.family.kind, self.native)
         self._use_loras(request.loras)
-        self._tell_if_too_long(request, on_progress)
+        for note in (self._too_long(request), memory.shortage(work.size, self.unet.dtype, self.device)):
+            if note:
+                tell(on_progress, Progress("paint", 0, 1, note=note))
         for number in range(request.count):
             picture = self._paint_one(request, work, number, on_progress)
             if work.repaint is not None:
@@ -234,8 +236,6 @@ class PretrainedPainter:
             pipeline.set_adapters([f"lora{number}" for number in range(len(loras))], [lora.weight for lora in loras])
         self._loras = list(loras)
 
-    def _tell_if_too_long(self, request: PaintRequest, on_progress: OnProgress | None) -> None:
+    def _too_long(self, request: PaintRequest) -> str:
         length = len(self.parts.tokenizers["tokenizer"](request.prompt).input_ids)
-        if length > MAX_TOKENS:
-            note = f"the prompt is {length} tokens long; this model reads the first {MAX_TOKENS}"
-            tell(on_progress, Progress("paint", 0, 1, note=note))
+        return f"the prompt is {length} tokens long; this model reads the first {MAX_TOKENS}" if length > MAX_TOKENS else ""
