@@ -66,18 +66,13 @@ def peak_memory_bytes(device: torch.device) -> int:
     """Most memory this process has held so far: on the GPU for CUDA, resident otherwise."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "linux":  # where ru_maxrss is also that of the program which started this one
+        with open("/proc/self/status") as lines:  # noqa: PTH123 - not a user's file
+            for line in lines:
+                if line.startswith("VmHWM"):
+                    return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # kilobytes on Linux, bytes on macOS
-
-
-def held_memory_bytes(device: torch.device) -> int:
-    """What this process holds now, counted as `peak_memory_bytes` counts it; where only the peak is known, that."""
-    if device.type == "cuda":
-        return torch.cuda.memory_allocated(device)
-    if sys.platform != "linux":
-        return peak_memory_bytes(device)
-    with open("/proc/self/statm") as file:  # noqa: PTH123 - not a user's file
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return peak if sys.platform == "darwin" else peak * 1024  # bytes on macOS, kilobytes elsewhere
 
 
 def available_memory_bytes(device: torch.device) -> int:
