@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.conftest import tiny_recipe
 from tests.training.crashes import RECIPE, crashes, open_after, record_the_rest_of_a_run
 from tests.training.faults import KINDS, FullDisk, plant, writes_of
-from tests.training.runs import Trainers, assert_same_run, kill_again_and_again, losses, run_here
+from tests.training.runs import Trainers, assert_same_run, kill_again_and_again, losses, run_here, torchrun, workers_of
 
 from bowerbird.errors import ResourceError, RunError, Stopped
 from bowerbird.model_folder import MANIFEST
@@ -125,6 +125,24 @@ def signals(pictures: Path, folder: Path) -> dict[str, Any]:
     return {"signals": SIGNALS, "exit code 75": SIGNALS, "longest seconds to exit": round(max(seconds), 2)}
 
 
+def dead_processes(pictures: Path, folder: Path) -> dict[str, Any]:
+    """One of two processes is killed, the leader or the other: all end, and the same command goes on, with another number of them too."""
+    recipe, seconds, resumed_on = tiny_recipe(train={"pictures": 1600}), [], (1, 2, 3)
+    for rank in (0, 1):
+        for processes in resumed_on:
+            run = folder / f"{rank}-{processes}"
+            whole = torchrun(pictures, run, recipe)
+            while len(losses(run)) < 5:
+                time.sleep(0.02)
+            os.kill(workers_of(whole.pid)[rank], signal.SIGKILL)
+            began = time.monotonic()
+            assert whole.wait(60) != 0
+            seconds.append(time.monotonic() - began)
+            assert torchrun(pictures, run, recipe, processes=processes).wait() == 0
+            assert [seen for seen, _ in losses(run)] == list(range(8, 1601, 8))
+    return {"kills": len(seconds), "longest seconds until all had ended": round(max(seconds), 1), "resumed, every step once": len(seconds)}
+
+
 def draw_pictures(folder: Path) -> Path:
     """60 small pictures of noise in two classes; what they show does not matter here."""
     draw = np.random.default_rng(SEED)
@@ -141,6 +159,7 @@ PARTS: dict[str, Callable[[Path, Path], dict[str, Any]]] = {
     "disk full": full_disk,
     "SIGTERM": signals,
     "random kills": kills,
+    "a dead process of two": dead_processes,
 }
 
 

@@ -100,6 +100,24 @@ class Trainers:
         self.server.wait()
 
 
+def torchrun(pictures: Path, out: Path, recipe: Recipe, *options: str, processes: int = 2) -> subprocess.Popen[bytes]:
+    """Start `bowerbird train` on so many processes."""
+    recipe_file = out.parent / f"{out.name}.toml"
+    recipe_file.write_text(write_recipe(recipe))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m", "bowerbird"]
+    command += ["--device", "cpu", "train", str(pictures), "--recipe", str(recipe_file), "--out", str(out), *options]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+
+
+def workers_of(parent: int) -> list[int]:
+    """The processes that torchrun started."""
+    try:
+        return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
 @dataclass
 class Tally:
     """What a chain of kills did; damaged: how often the newest verified checkpoint was older than before."""

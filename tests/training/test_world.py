@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,20 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from bowerbird.recipe import Recipe, write_recipe
 from bowerbird.run_folder import read_run_state
+from bowerbird.training.budget import frozen_length
 from bowerbird.training.world import World
 from tests.conftest import tiny_recipe
-from tests.training.runs import final_tensors, losses, run_here
-
-
-def torchrun(pictures: Path, out: Path, recipe: Recipe, processes: int = 2) -> subprocess.Popen[bytes]:
-    recipe_file = out.parent / f"{out.name}.toml"
-    recipe_file.write_text(write_recipe(recipe))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m", "bowerbird"]
-    command += ["--device", "cpu", "train", str(pictures), "--recipe", str(recipe_file), "--out", str(out)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+from tests.training.runs import final_tensors, losses, run_here, torchrun, workers_of
 
 
 def assert_near(one: Path, other: Path) -> None:
@@ -51,29 +40,31 @@ def test_two_processes_equal_one(picture_folder: Path, alone: Path, tmp_path: Pa
     assert (tmp_path / "run" / "report.html").exists()
 
 
-def test_a_dead_process_ends_all_and_one_process_goes_on(picture_folder: Path, tmp_path: Path) -> None:
-    recipe = tiny_recipe(train={"pictures": 1600})
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_dead_process_ends_all_and_one_process_goes_on(picture_folder: Path, tmp_path: Path, rank: int) -> None:
+    recipe = tiny_recipe(train={"pictures": 800})
     whole = torchrun(picture_folder, tmp_path / "run", recipe)
     deadline = time.monotonic() + 60
     while len(losses(tmp_path / "run")) < 5:
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    os.kill(_workers(whole.pid)[-1], signal.SIGKILL)
+    workers = workers_of(whole.pid)
+    os.kill(workers[rank], signal.SIGKILL)
     assert whole.wait(60) != 0
-    assert not _workers(whole.pid)
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
     assert not read_run_state(tmp_path / "run").finished
     with pytest.warns(UserWarning, match="processes"):
         run_here(picture_folder, tmp_path / "run", recipe)
     assert read_run_state(tmp_path / "run").finished
-    assert [seen for seen, _ in losses(tmp_path / "run")] == list(range(8, 1601, 8))  # every step once
+    assert [seen for seen, _ in losses(tmp_path / "run")] == list(range(8, 801, 8))  # every step once
 
 
-def _workers(parent: int) -> list[int]:
-    """The processes that torchrun started."""
-    try:
-        return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
-    except FileNotFoundError:
-        return []
+def test_hours_are_the_same_number_of_pictures_for_all(picture_folder: Path, tmp_path: Path) -> None:
+    """Every process times itself and all go by the leader's answer; two that disagreed would wait for each other."""
+    assert torchrun(picture_folder, tmp_path / "run", tiny_recipe(), "--hours", "0.001").wait(120) == 0
+    state = read_run_state(tmp_path / "run")
+    assert state.finished and state.promised_hours
+    assert losses(tmp_path / "run")[-1][0] == frozen_length(tmp_path / "run", 0.001)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
