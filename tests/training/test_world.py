@@ -52,6 +52,8 @@ def test_a_dead_process_ends_all_and_one_process_goes_on(picture_folder: Path, t
     os.kill(workers[rank], signal.SIGKILL)
     assert whole.wait(60) != 0
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    said = (tmp_path / "run.log").read_text()
+    assert "another of the 2 processes has ended" in said and "loop.py" not in said  # a sentence, no traceback of ours
     assert not read_run_state(tmp_path / "run").finished
     with pytest.warns(UserWarning, match="processes"):
         run_here(picture_folder, tmp_path / "run", recipe)

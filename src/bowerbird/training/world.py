@@ -18,6 +18,8 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bowerbird.errors import RunError
+
 HANG_SECONDS = 300  # a process that answers nothing for so long is given up; one that dies is noticed at once
 
 
@@ -74,7 +76,7 @@ class World:
 
 @contextmanager
 def join_world(device: torch.device) -> Iterator[World]:
-    """The processes that torchrun started, or this one alone."""
+    """The processes that torchrun started, or this one alone.  RunError when another of them is gone."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield World()
@@ -82,5 +84,12 @@ def join_world(device: torch.device) -> Iterator[World]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=HANG_SECONDS))
     try:
         yield World(dist.get_rank(), size)
+    except RuntimeError as error:
+        if isinstance(error, dist.DistBackendError) or "gloo" in str(error):  # gloo has no class of its own for a lost connection
+            raise RunError(
+                f"another of the {size} processes has ended or does not answer, so all stop. What was saved is intact; run the same "
+                "command again, on as many processes as you like."
+            ) from error
+        raise
     finally:
         dist.destroy_process_group()
