@@ -42,8 +42,8 @@ def page(folder: Path) -> str:
         "# Bowerbird and its peers, side by side",
         "",
         "Made by `python -m benchmarks table` from the records in `benchmarks/records`. Scores are of the feature networks that come",
-        "with Bowerbird, so they compare only with scores made here. Margins are 95 %. *Cores* is processor time by the clock: what a",
-        "run got of the machine on average.",
+        "with Bowerbird, so they compare only with scores made here. Margins are 95 %. *Minutes* were allowed and *taken* by the clock;",
+        "*processor minutes* are what a run got of a machine that had other work too.",
         *_quality(read_all(folder, "quality")),
         *_painting(read_all(folder, "painting")),
         *_speed(read_all(folder, "speed")),
@@ -64,7 +64,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> list[str]:
 
 def _quality(records: list[Record]) -> list[str]:
     runs = sorted((r for r in records if not r.get("prerun")), key=lambda r: (r["size"], r.get("minutes") or 0, _kid(r)))
-    head = ["", "minutes", "taken", "cores", "seed", "pictures", "steps", "KID x1000", "second opinion", "precision", "recall", "coverage"]
+    head = ["", "minutes", "taken", "processor minutes", "seed", "pictures", "steps", "KID x1000", "second opinion", "precision", "recall", "coverage"]
     head += ["SWD, finest", "copies", "pictures/s", "memory"]
     rows = [_quality_row(r) for r in runs]
     tried = sorted((r for r in records if r.get("prerun")), key=lambda r: (r["entrant"], _kid(r)))
@@ -82,7 +82,7 @@ def _quality_row(r: Record) -> tuple[object, ...]:
         f"{r['entrant']} {r.get('variant', '')}".strip(),
         f"{r['minutes']:g}" if trained else "-",
         f"{trained['seconds'] / 60:.1f}" if trained else "-",
-        f"{trained['cpu_seconds'] / trained['seconds']:.1f}" if trained else "-",
+        f"{trained['cpu_seconds'] / 60:.1f}" if trained else "-",
         r["seed"],
         r["scores"]["generated"]["pictures"],
         r["painting"]["steps"] if trained else "-",
