@@ -64,8 +64,8 @@ def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> list[str]:
 
 def _quality(records: list[Record]) -> list[str]:
     runs = sorted((r for r in records if not r.get("prerun")), key=lambda r: (r["size"], r.get("minutes") or 0, _kid(r)))
-    head = ["", "minutes", "taken", "processor minutes", "seed", "pictures", "steps", "KID x1000", "second opinion", "precision", "recall", "coverage"]
-    head += ["SWD, finest", "copies", "pictures/s", "memory"]
+    head = ["", "minutes", "taken", "processor minutes", "seed", "pictures", "steps", "KID x1000", "second opinion"]
+    head += ["precision", "recall", "coverage", "SWD, finest", "copies", "pictures/s", "memory"]
     rows = [_quality_row(r) for r in runs]
     tried = sorted((r for r in records if r.get("prerun")), key=lambda r: (r["entrant"], _kid(r)))
     out = ["", "## Quality at equal time"] + (table(head, rows) if rows else ["", "No record yet."])

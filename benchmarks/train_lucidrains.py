@@ -9,9 +9,12 @@ and FID on the way, which its Trainer does by default, are off: they would only 
 
 from __future__ import annotations
 
+import os
 import time
 
-STARTED = time.monotonic()  # before the slow imports: they are part of the time
+# On one core processor time counts, so that other work there is not held against it.  Ours has no such clock.
+CLOCK = time.process_time if len(os.sched_getaffinity(0)) == 1 else time.monotonic
+STARTED = CLOCK()  # before the slow imports: they are part of the time
 
 import argparse  # noqa: E402
 import contextlib  # noqa: E402
@@ -51,7 +54,7 @@ def diffusion(variant: str, size: int, sampling_steps: int = TIMESTEPS) -> Any:
 
 def until(deadline: float, batches: Iterator[Any]) -> Iterator[Any]:
     for batch in batches:
-        if time.monotonic() > deadline:
+        if CLOCK() > deadline:
             raise TimeIsUp
         yield batch
 
