@@ -28,7 +28,7 @@ from bowerbird.sheets import contact_sheet
 
 THUMBNAIL_PX = 16
 NEIGHBOURHOOD = 50
-COPY_BELOW = 0.35  # of copies noised by 10 %, or shifted by a pixel and noised by 5 %, 95 % or more are found; of unseen pictures 0.8 %
+COPY_BELOW = 0.35  # what it finds, and what it flags wrongly: docs/benchmarks.md, "The search for copies"
 ROWS = 512  # queries compared at a time
 
 Floats = NDArray[np.floating[Any]]
