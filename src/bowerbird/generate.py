@@ -88,6 +88,8 @@ def open_autoencoder(where: str | Path, device: torch.device) -> Autoencoder:
         if read_manifest(folder).rung != "autoencoder":
             raise ModelError(f"{str(where)!r} paints; it is no autoencoder. Bundled ones: {', '.join(bundled_autoencoders())}.")
         return open_autoencoder_part(folder).to(device)
+    if not is_pretrained_autoencoder(folder):
+        raise ModelError(f"{str(where)!r} is no autoencoder. Bundled ones: {', '.join(bundled_autoencoders())}; or give the run of one.")
     return open_pretrained_autoencoder(folder).to(device)
 
 
@@ -97,7 +99,12 @@ def bundled_autoencoders() -> list[str]:
 
 def autoencoder_folder(where: str | Path) -> Path:
     """The folder of a bundled autoencoder, by name, or of any other as for `find_model_folder`."""
-    return BUNDLED / str(where) if str(where) in bundled_autoencoders() else find_model_folder(where)
+    if str(where) in bundled_autoencoders():
+        return BUNDLED / str(where)
+    if not Path(str(where).partition("@")[0]).exists():
+        near = did_you_mean(str(where), bundled_autoencoders())
+        raise ModelError(f"there is no autoencoder {str(where)!r}.{near} Or give the run or folder of one.")
+    return find_model_folder(where)
 
 
 def is_autoencoder(where: str | Path) -> bool:

@@ -131,7 +131,7 @@ class Recipe(Section):
         family = {"ddpm": "unet", "ae": "autoencoder"}.get(self.model.size.partition("-")[0], "transformer")
         if family != self.model.network:
             raise ValueError(
-                f"model.size = {self.model.size!r} is a size of a {family}, not of a {self.model.network}; a unet has ddpm-micro, "
+                f"model.size = {self.model.size!r} belongs to network = {family!r}, not to {self.model.network!r}; a unet has ddpm-micro, "
                 "ddpm-small and ddpm-114m, an autoencoder ae-micro, ae-small and ae-base"
             )
         if self.model.network == "autoencoder" and self.data.size % self.autoencoder.factor:
