@@ -109,7 +109,7 @@ def test_odd_looking_pictures_are_found(tmp_path: Path) -> None:
     ("plant", "words"),
     [
         ({"few": 3}, "3 pictures are few"),
-        ({"small": 60}, "were enlarged"),
+        ({"small": 60}, "and enlarged"),
         ({"wide": 60}, "fit = pad"),
         ({"captions": ["a bird looking left"] + ["a bird"] * 59}, "speak of left, right or writing"),
         ({"captions": ["a bird"] * 60}, "share their caption"),

@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from bowerbird.data.decode import Fit
-from bowerbird.data.pictures import FileState, Pictures, read_pictures
+from bowerbird.data.pictures import Pictures, read_pictures
 from bowerbird.data.summary import looks, near_groups
 from bowerbird.data.workers import DecodePool, Job
 from bowerbird.progress import OnProgress, Progress, tell
 
 _TEMPLATES = Path(__file__).parents[1] / "templates"
 _PREVIEW_PX = 128
-_SHOWN = 96  # thumbnails in the large sheet
+_SHOWN = 48  # thumbnails in the large sheet
 _SHOWN_OF_A_KIND = 24  # and in each small one
 _LISTED = 500  # names in a list of the page; data.json has all
 _OCTAVE_PX = 30  # of the plot of sizes: from 8 px to 16,384 px are eleven octaves
@@ -103,35 +103,31 @@ def inspect(
 
 @dataclass(frozen=True)
 class Figure:
-    """A thumbnail, or none, and the words below it."""
+    """A thumbnail and the words below it."""
 
-    image: str  # a data: URI, '' when there is nothing to see
+    image: str  # a data: URI
     name: str
     words: str = ""
 
 
 def _figures(pictures: Pictures) -> dict[str, Any]:
     """Sheets of thumbnails by the names the template uses."""
-    rejected = [file for file in pictures.files if file.state == "rejected"]
-    shown = sorted(rejected, key=lambda file: file.code not in _SHOWABLE)[:_SHOWN_OF_A_KIND]
+    showable = [file for file in pictures.files if file.code in _SHOWABLE][: 4 * _SHOWN_OF_A_KIND]
     losing = _losing_most(pictures)
-    whole = _previews(pictures, [file.path for file in shown if file.code in _SHOWABLE] + [pictures.paths[row] for row in losing])
+    whole = _previews(pictures, [file.path for file in showable] + [pictures.paths[row] for row in losing])
+    shown = [file for file in showable if file.path in whole][:_SHOWN_OF_A_KIND]
     return {
         "sample": _from_rows(pictures, np.unique(np.linspace(0, len(pictures.names) - 1, _SHOWN).astype(int)) if pictures.names else []),
         "held": _from_rows(pictures, pictures.held[:_SHOWN_OF_A_KIND]),
         "crops": [(_crop_shown(whole[pictures.paths[row]], pictures, row), _thumbnail(pictures.pixels[row])) for row in losing],
         "odd_looks": {look: _from_rows(pictures, rows[:_SHOWN_OF_A_KIND]) for look, rows in looks(pictures.examined).items() if rows},
         "near": [_from_rows(pictures, group[:6]) for group in near_groups(pictures.groups)[:12]],
-        "rejected": [_rejected_figure(file, whole) for file in shown],
+        "rejected": [Figure(_thumbnail(whole[file.path]), file.name, f"{file.code}: {file.reason}") for file in shown],
     }
 
 
 def _from_rows(pictures: Pictures, rows: Sequence[int] | NDArray[np.int64]) -> list[Figure]:
     return [Figure(_thumbnail(pictures.pixels[row]), pictures.names[row], pictures.captions[row]) for row in rows]
-
-
-def _rejected_figure(file: FileState, whole: dict[str, NDArray[np.uint8]]) -> Figure:
-    return Figure(_thumbnail(whole[file.path]) if file.path in whole else "", file.name, f"{file.code}: {file.reason}")
 
 
 def _losing_most(pictures: Pictures) -> list[int]:

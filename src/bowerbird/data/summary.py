@@ -134,7 +134,7 @@ def _advice(summary: dict[str, Any]) -> list[str]:
         (count < 50, f"{count} pictures are few: the model will repeat them; from about 500 on it begins to vary them."),
         (
             enlarged > 0.1 * count,
-            f"{enlarged:,} pictures are smaller than {size} px and were enlarged: they teach blur. Try a smaller size.",
+            f"smaller than {size} px and enlarged: {enlarged:,} pictures; they teach blur, so try a smaller size.",
         ),
         (
             summary["sizes"]["mean_share_cropped"] > 0.25,
@@ -145,13 +145,13 @@ def _advice(summary: dict[str, Any]) -> list[str]:
             summary["counts"]["rejected"] > 0.01 * judged,
             f"{summary['counts']['rejected']:,} of {judged:,} files were rejected; look at them before you train.",
         ),
-        (0 < captions["missing"] < count, f"without a caption: {captions['missing']:,} pictures."),
+        (0 < captions["missing"] < count, f"without a caption: {captions['missing']:,} of {count:,} pictures."),
         (captions["shared"] > 0.5 * count, f"{captions['shared']:,} pictures share their caption with another: text will steer little."),
         (
             captions["mention_sides_or_text"] > 0,
             f"captions that speak of left, right or writing: {captions['mention_sides_or_text']:,}; mirror images would contradict them.",
         ),
-        (captions["conflicts"] > 0, f"with two different captions: {captions['conflicts']:,} pictures; the nearest file won."),
+        (captions["conflicts"] > 0, f"with two different captions: {captions['conflicts']:,} of {count:,} pictures; the nearest file won."),
         (
             len(labels) > 1 and max(labels.values()) > 20 * max(1, min(labels.values())),
             "the labels are uneven: the largest has more than twenty times the pictures of the smallest.",
