@@ -1,6 +1,6 @@
 """The published walk beside ours, on the same U-Net: a training step, and one checkpoint painted by both.
 
-    python benchmarks/ddpm_walk.py RUN --pictures 4
+    python -m benchmarks.ddpm_walk RUN --pictures 4
 
 RUN is a run of a U-Net recipe.  Prints JSON: seconds per picture of diffusers' DDPMPipeline at its 1000 steps and of ours at
 20; how far ours at 20 steps is from the exact end of the same path (1000 DDIM steps from the same noise); pictures per
@@ -24,6 +24,7 @@ from diffusers import DDPMPipeline, DDPMScheduler
 from diffusers.training_utils import EMAModel
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import machine
 from bowerbird import device as devices
 from bowerbird.diffusion.loss import WEIGHTINGS, denoising_loss, normalised
 from bowerbird.diffusion.prediction import add_noise
@@ -95,7 +96,7 @@ def compare_training(folder: Path, batch: int, rounds: int) -> dict[str, float]:
     with FlopCounterMode(display=False) as counter:
         ours()
     mine, peers = (statistics.median(values[1:]) for values in seconds.values())  # the first round warms up
-    rate = matmul_flops_per_second()
+    rate = machine.matmul_gflops() * 1e9
     return {
         "parameters (M)": sum(p.numel() for p in model.parameters()) / 1e6,
         "batch": batch,
@@ -142,16 +143,6 @@ def diffusers_step(model: torch.nn.Module, x0: torch.Tensor) -> Callable[[], Non
         ema.step(network.parameters())
 
     return step
-
-
-def matmul_flops_per_second(side: int = 2048, rounds: int = 5) -> float:
-    """What this machine multiplies at this moment: the ceiling."""
-    a, b, best = torch.randn(side, side), torch.randn(side, side), 0.0
-    for _ in range(rounds):
-        begun = time.perf_counter()
-        a @ b
-        best = max(best, 2 * side**3 / (time.perf_counter() - begun))
-    return best
 
 
 if __name__ == "__main__":
