@@ -2,6 +2,7 @@
 
     python benchmarks/data_scan.py                                      100,000 files, ours alone
     python benchmarks/data_scan.py --peer /path/to/venv/bin/python      the peer too, from an environment that has `datasets`
+    python benchmarks/data_scan.py --measure step-ours --folder examples/birds     one measurement alone
 
 Each measurement is a process of its own, in turn, on the same folder of JPEGs; the peer does the same work, list, decode,
 cut to 64 x 64 and keep, with as many processes, through `load_dataset("imagefolder")` and `map`.  Then 5 % broken files are
@@ -24,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +82,7 @@ def kill_ours(folder: Path) -> dict[str, Any]:
 
 
 def batches_ours(folder: Path) -> dict[str, Any]:
-    """Pixels, mirrored by key, as float tensors; and the same with the noise and noise levels of a training step."""
+    """Pixels, mirrored by key, as float tensors."""
     import torch
 
     from bowerbird import draws
@@ -99,6 +101,41 @@ def batches_ours(folder: Path) -> dict[str, Any]:
             to_x0(flip(pictures.pixels[pictures.train[order[samples % len(order)]]], 0, samples))
         rates[name] = round(BATCH * BATCHES / (time.perf_counter() - started))
     return {"pictures a second, mirrored, as tensors": rates}
+
+
+def step_ours(folder: Path) -> dict[str, Any]:
+    """CPU milliseconds of a training step of `pixel-64`, and of drawing its batch: pixels, mirror images, noise."""
+    import torch
+
+    from bowerbird.data import open_pictures
+    from bowerbird.recipe import read_recipe
+    from bowerbird.storage import Disk
+    from bowerbird.training import loop
+    from bowerbird.training.run import start_or_resume
+    from bowerbird.training.signals import StopSignals
+    from bowerbird.training.world import World
+
+    def milliseconds(work: Callable[[], object], times: int) -> float:
+        work()
+        began = time.process_time()
+        for _ in range(times):
+            work()
+        return round(1000 * (time.process_time() - began) / times, 1)
+
+    torch.set_num_threads(1)
+    recipe = read_recipe("pixel-64")
+    with tempfile.TemporaryDirectory() as out:
+        run = start_or_resume(Path(out), recipe, open_pictures(folder, SIZE), torch.device("cpu"), Disk(), StopSignals(), World())
+        assert run is not None
+        batch = recipe.train.batch
+        samples = np.arange(batch)
+        chosen = run.pictures.train[samples % len(run.pictures.train)]
+        return {
+            "batch": batch,
+            "pixels, ms": milliseconds(lambda: run.objective.samples.drawn(chosen, samples), 20),
+            "batch with noise, ms": milliseconds(lambda: run.objective.draw(0, batch), 20),
+            "training step, ms": milliseconds(lambda: loop._update(run), 3),
+        }
 
 
 def _square(batch: dict[str, Any]) -> dict[str, Any]:
@@ -144,6 +181,7 @@ MEASURES = {
     "scan-ours": scan_ours,
     "kill-ours": kill_ours,
     "batches-ours": batches_ours,
+    "step-ours": step_ours,
     "scan-datasets": scan_datasets,
     "batches-datasets": batches_datasets,
 }
@@ -183,8 +221,8 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--files", type=int, default=100_000)
     options.add_argument("--peer", help="a Python that has `datasets`")
-    options.add_argument("--measure", choices=MEASURES, help=argparse.SUPPRESS)
-    options.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    options.add_argument("--measure", choices=MEASURES, help="only this one, on --folder")
+    options.add_argument("--folder", type=Path)
     chosen = options.parse_args()
     if chosen.measure:
         run_one(chosen.measure, chosen.folder)
@@ -203,6 +241,7 @@ def main() -> None:
         results["clean folder"]["ours, again"] = measure(ours, "scan-ours", folder, caches)
         if theirs:
             results["clean folder"]["datasets, again"] = measure(theirs, "scan-datasets", folder, caches)
+        results["training step"] = {"ours": measure(ours, "step-ours", folder, caches)}
         results["batches"] = {"ours": measure(ours, "batches-ours", folder, caches)}
         if theirs:
             results["batches"]["datasets"] = measure(theirs, "batches-datasets", folder, caches)
