@@ -39,10 +39,8 @@ def main(pictures: str, name: str, *settings: str) -> None:
         held += event.nbytes()
         peak = max(peak, held)
     kept = memory.fixed + recipe.train.batch * memory.per_picture
-    print(
-        f"{name} {' '.join(settings)}: weights {memory.weights / 1e6:.1f} MB, kept {kept / 1e6:.1f} MB, peak {peak / 1e6:.1f} MB", end=", "
-    )
-    print(f"{peak / max(kept, memory.weights):.3f} of the larger")
+    weights, kept, peak = (size / 1e6 for size in (memory.weights, kept, peak))
+    print(f"weights {weights:.1f} MB, kept {kept:.1f} MB, peak {peak:.1f} MB, {peak / max(kept, weights):.3f} of the larger")
 
 
 if __name__ == "__main__":
