@@ -67,12 +67,12 @@ def _quality(records: list[Record]) -> list[str]:
     head = ["", "minutes", "taken", "processor minutes", "seed", "pictures", "steps", "KID x1000", "second opinion"]
     head += ["precision", "recall", "coverage", "SWD, finest", "copies", "pictures/s", "memory"]
     rows = [_quality_row(r) for r in runs]
-    tried = sorted((r for r in records if r.get("prerun")), key=lambda r: (r["entrant"], _kid(r)))
     out = ["", "## Quality at equal time"] + (table(head, rows) if rows else ["", "No record yet."])
-    if tried:
-        trials = [(r["entrant"], r["variant"], r["minutes"], _score(r, "kid"), f"{r['trained']['parameters'] / 1e6:.1f} M") for r in tried]
-        out += ["", "Each peer's size was chosen by a pre-run:", *table(("entrant", "size", "minutes", "KID x1000", "parameters"), trials)]
-    return out
+    tried = sorted((r for r in records if r.get("prerun")), key=lambda r: (r["entrant"], _kid(r)))
+    if not tried:
+        return [*out, "", "The peers' sizes were named by hand: no pre-run has chosen among them yet."]
+    trials = [(r["entrant"], r["variant"], r["minutes"], _score(r, "kid"), f"{r['trained']['parameters'] / 1e6:.1f} M") for r in tried]
+    return [*out, "", "Pre-runs choose each peer's size:", *table(("entrant", "size", "minutes", "KID x1000", "parameters"), trials)]
 
 
 def _quality_row(r: Record) -> tuple[object, ...]:
