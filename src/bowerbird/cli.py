@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import typer
 from pydantic_core import to_jsonable_python
 
-from bowerbird.errors import BowerbirdError, RequestError
+from bowerbird.errors import BowerbirdError, RequestError, ResourceError
 from bowerbird.progress import OnProgress, Progress
 from bowerbird.recipe import built_in_recipes, read_recipe, recipe_text
 from bowerbird.request import PaintRequest, read_request
@@ -107,10 +107,12 @@ def train(
     plan = read_recipe(recipe, changes)
     run = out or Path("runs") / f"{pictures.resolve().name}-{plan.name}"
     from bowerbird import device as devices
+    from bowerbird.models.pretrained import fetched
     from bowerbird.training import Budget, forecast
     from bowerbird.training import train as train_model
 
     budget, device = Budget(hours, price, started), devices.choose_device(context.obj.device)
+    fetched(plan.model.autoencoder, context.obj.offline, _asker(context.obj), only_autoencoder=True)  # asked about before anything begins
     with _progress_bar() as on_progress:
         if only_forecast:
             plan_of_run = forecast(pictures, plan, budget, device=device, on_progress=on_progress)
@@ -148,6 +150,7 @@ def generate(
     image_format: Annotated[str | None, typer.Option("--format", help="png, jpeg or webp")] = None,
     family: Annotated[str | None, typer.Option(help="family of a Stable Diffusion checkpoint, where the guess is wrong")] = None,
     prediction: Annotated[str | None, typer.Option(help="eps or v, where the guess is wrong")] = None,
+    autoencoder: Annotated[str | None, typer.Option(help="for somebody's latent model that comes without one")] = None,
     out: Annotated[Path, typer.Option(help="folder for the pictures")] = Path("pictures"),
 ) -> None:
     """Paint pictures."""
@@ -175,7 +178,7 @@ def generate(
     fields |= {name: value for name, value in asked.items() if value is not None}
     if "model" not in fields:
         raise RequestError("which model should paint? Give a run, a model folder, a checkpoint or a hub name, or --from PICTURE.")
-    _paint(context, [read_request(fields)], out, family, prediction)
+    _paint(context, [read_request(fields)], out, family, prediction, autoencoder)
 
 
 @app.command()
@@ -199,6 +202,7 @@ def _paint(
     out: Path,
     family: str | None = None,
     prediction: str | None = None,
+    autoencoder: str | None = None,
     enlarged: bool = False,
 ) -> None:
     """Paint the requests, all of one model, and save the pictures; enlarged ones are named and marked after what they were."""
@@ -209,9 +213,12 @@ def _paint(
     for request in requests:
         check_fits(request)
     options = context.obj
-    opening = Opening(devices.dtype_of(options.precision), family, prediction, options.offline, _asker(options))
+    opening = Opening(devices.dtype_of(options.precision), family, prediction, autoencoder, options.offline, _asker(options))
     painter = open_model(requests[0].model, devices.choose_device(options.device), opening)
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResourceError(f"pictures cannot be kept in {str(out)!r} ({error.strerror}). Name another --out.") from error
     paths = []
     with _progress_bar() as on_progress:
         for request in requests:

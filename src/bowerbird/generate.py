@@ -33,13 +33,14 @@ from bowerbird.model_folder import (
     open_latent_space,
     open_model_folder,
     read_manifest,
+    scale_of,
 )
 from bowerbird.models import pretrained
 from bowerbird.models.autoencoder import Autoencoder, LatentSpace, Rgb
 from bowerbird.models.condition import Condition, no_label
 from bowerbird.models.ddpm_folder import is_ddpm_folder, open_ddpm_folder
 from bowerbird.models.denoiser import Denoiser
-from bowerbird.models.pretrained.autoencoders import is_pretrained_autoencoder, open_pretrained_autoencoder
+from bowerbird.models.pretrained.autoencoders import autoencoder_place, is_pretrained_autoencoder, open_pretrained_autoencoder
 from bowerbird.progress import OnProgress, Progress, tell
 from bowerbird.request import Painted, PaintRequest, read_request
 from bowerbird.run_folder import is_run, model_of_run
@@ -64,31 +65,44 @@ def load(where: str | Path, device: str | None = None) -> Painter:
 
 def open_model(where: str | Path, device: torch.device, opening: Opening | None = None) -> Painter:
     """A painter for a run, a model folder, a diffusers folder, a checkpoint or a hub name; ModelError when it is none of them."""
-    if pretrained.can_open(where):
-        return pretrained.open_pretrained(where, device, **vars(opening or Opening()))
-    folder = find_model_folder(where)
+    opening = opening or Opening()
+    path = pretrained.fetched(where, opening.offline, opening.ask)
+    if pretrained.can_open(path):
+        if opening.autoencoder is not None:
+            raise ModelError(f"{str(where)!r} has an autoencoder of its own; leave --autoencoder out.")
+        return pretrained.open_pretrained(where, device, opening.dtype, opening.family, opening.prediction, opening.offline, opening.ask)
+    folder = find_model_folder(path)
     if (folder / MANIFEST).is_file():
         model, manifest = open_model_folder(folder)
         return OwnPainter(str(where), model.to(device), manifest, open_latent_space(folder, manifest).to(device))
     if is_ddpm_folder(folder):
-        model = open_ddpm_folder(folder)
+        autoencoder = open_autoencoder(opening.autoencoder, device, opening) if opening.autoencoder is not None else None
+        model, space = open_ddpm_folder(folder, autoencoder)
         manifest = Manifest(
-            rung="pixel", denoiser=model.spec, sampling=SamplingDefaults(sampler="dpm++2m", steps=20), licence="See its source."
+            rung="latent" if space else "pixel",
+            denoiser=model.spec,
+            latents=scale_of(space) if space else None,
+            sampling=SamplingDefaults(sampler="dpm++2m", steps=20),
+            licence="See its source.",
         )
-        return OwnPainter(str(where), model.to(device), manifest)
+        return OwnPainter(str(where), model.to(device), manifest, space.to(device) if space else None)
     raise ModelError(
         f"{str(where)!r} is neither a run, a model folder nor a diffusers folder. A model folder holds {MANIFEST} or a U-Net's config.json."
     )
 
 
-def open_autoencoder(where: str | Path, device: torch.device) -> Autoencoder:
-    """An autoencoder of ours (bundled by name, a run or a model folder) or of another project (a diffusers folder), on `device`."""
-    folder = autoencoder_folder(where)
+def open_autoencoder(where: str | Path, device: torch.device, opening: Opening | None = None) -> Autoencoder:
+    """An autoencoder of ours (bundled by name, a run or a model folder) or of another project, on `device`.
+
+    The latter is a diffusers folder, an autoencoder's or a whole pipeline's, or the hub name of one.
+    """
+    opening = opening or Opening()
+    folder = autoencoder_folder(pretrained.fetched(where, opening.offline, opening.ask, only_autoencoder=True))
     if (folder / MANIFEST).is_file():
         if read_manifest(folder).rung != "autoencoder":
             raise ModelError(f"{str(where)!r} paints; it is no autoencoder. Bundled ones: {', '.join(bundled_autoencoders())}.")
         return open_autoencoder_part(folder).to(device)
-    if not is_pretrained_autoencoder(folder):
+    if autoencoder_place(folder) is None:
         raise ModelError(f"{str(where)!r} is no autoencoder. Bundled ones: {', '.join(bundled_autoencoders())}; or give the run of one.")
     return open_pretrained_autoencoder(folder).to(device)
 
@@ -121,16 +135,23 @@ def is_autoencoder(where: str | Path) -> bool:
 def is_model(where: str | Path) -> bool:
     """Whether `open_model` has something to open there, rather than, say, a folder of pictures."""
     folder = Path(str(where).partition("@")[0])
-    return pretrained.can_open(where) or is_run(folder) or (folder / MANIFEST).is_file() or is_ddpm_folder(folder)
+    return (
+        pretrained.is_remote(where)
+        or pretrained.can_open(Path(where))
+        or is_run(folder)
+        or (folder / MANIFEST).is_file()
+        or is_ddpm_folder(folder)
+    )
 
 
 @dataclass(frozen=True)
 class Opening:
-    """How a pretrained model is to be opened; our own models need none of it."""
+    """How somebody else's model is to be opened; our own need none of it."""
 
     dtype: torch.dtype | None = None  # None: what is safe and fast on the device
     family: str | None = None  # instead of the recognised one
     prediction: str | None = None  # "eps" or "v", instead of the guessed one
+    autoencoder: str | None = None  # of a latent model that brings none
     offline: bool = False  # never download
     ask: pretrained.Ask | None = None  # called before a download, which happens only if it says yes
 

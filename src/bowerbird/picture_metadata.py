@@ -28,7 +28,7 @@ from typing import Any, Literal
 from PIL import Image, PngImagePlugin
 
 from bowerbird import __version__
-from bowerbird.errors import BowerbirdError, PictureFolderError, RequestError
+from bowerbird.errors import BowerbirdError, PictureFolderError, RequestError, ResourceError
 from bowerbird.request import MAX_SIDE_PX, Painted, PaintRequest, read_request
 
 DigitalSource = Literal["trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia", "algorithmicallyEnhanced"]
@@ -75,10 +75,17 @@ _XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 
 
 def save_picture(painted: Painted, path: Path, source: DigitalSource | None = None) -> None:
-    """Write the picture with its metadata to `path`, in the format its request names; a killed write leaves no half file."""
-    unfinished = path.with_name(f".tmp-{path.name}")
-    unfinished.write_bytes(encode_picture(painted, source))
-    unfinished.replace(path)
+    """Write the picture with its metadata to `path`, in the format its request names; a killed write leaves no half file.
+
+    ResourceError when there is no room, or no right to write there.
+    """
+    data, unfinished = encode_picture(painted, source), path.with_name(f".tmp-{path.name}")
+    try:
+        unfinished.write_bytes(data)
+        unfinished.replace(path)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise ResourceError(f"{str(path)!r} cannot be written ({error.strerror}). Make room, or choose another folder.") from error
 
 
 def encode_picture(painted: Painted, source: DigitalSource | None = None) -> bytes:

@@ -86,5 +86,6 @@ def read_request(fields: dict[str, object]) -> PaintRequest:
         return PaintRequest.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "request"
-        raise RequestError(f"{where} = {first['input']!r}: {first['msg']}.") from error
+        where = ".".join(str(part) for part in first["loc"] if part != "[key]")
+        value = f"{where} = {first['input']!r:.80}: " if where else ""  # fields that do not go together have no one value
+        raise RequestError(f"{value}{first['msg'].removeprefix('Value error, ')}.") from error

@@ -77,12 +77,15 @@ class Hub:
         return info({str(path.relative_to(self.source)): path.stat().st_size for path in self.source.rglob("*") if path.is_file()})
 
 
-@pytest.fixture
-def hub(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
-    hub = Hub(tiny("sd15").folder, tmp_path / "cache")
+def install(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
     monkeypatch.setattr(huggingface_hub, "snapshot_download", hub.snapshot_download)
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: hub)
     return hub
+
+
+@pytest.fixture
+def hub(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    return install(Hub(tiny("sd15").folder, tmp_path / "cache"), monkeypatch)
 
 
 def test_nothing_is_fetched_before_somebody_agreed(hub: Hub):

@@ -79,16 +79,17 @@ def test_text_to_image_with_every_generation(tiny: Any, plain: Any, name: str, c
     assert_same(ours(tiny(name).painter, sampler=sampler), expected, tolerance=1)
 
 
+@pytest.mark.parametrize(("name", "cls"), [("sd15", "StableDiffusionPipeline"), ("sdxl", "StableDiffusionXLPipeline")])
+def test_nothing_to_avoid(tiny: Any, plain: Any, name: str, cls: str):
+    """Without a negative prompt XL's guidance goes away from zeros, Stable Diffusion's from the empty text: diffusers' defaults."""
+    expected = theirs(plain(name, cls, "euler"), negative_prompt=None)
+    assert_same(ours(tiny(name).folder_painter, sampler="euler", negative=""), expected)
+
+
 @pytest.mark.parametrize(("name", "cls"), [("sd15", "StableDiffusionImg2ImgPipeline"), ("sdxl", "StableDiffusionXLImg2ImgPipeline")])
 def test_image_to_image(tiny: Any, plain: Any, pictures: dict[str, Path], name: str, cls: str):
     expected = theirs(plain(name, cls, "euler"), image=open_picture(pictures["small"]), strength=0.5)
     assert_same(ours(tiny(name).folder_painter, sampler="euler", image=pictures["small"], strength=0.5), expected)
-
-
-@pytest.fixture
-def not_joined(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures as they leave the network, before the repainted part is joined to the rest, which is ours alone."""
-    monkeypatch.setattr("bowerbird.models.pretrained.plan.join", lambda _original, painted, _mask: painted)
 
 
 INPAINT = [

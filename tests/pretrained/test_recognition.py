@@ -172,6 +172,9 @@ def test_family_and_prediction_can_be_overridden(tiny: Any):
 def test_the_wrong_family_is_refused_in_one_sentence(tiny: Any):
     with pytest.raises(ModelError, match="Name another --family"):
         open_pretrained(tiny("sd15").file, CPU, family="sdxl")
+    for family in ("sdxl", "x4", "sd15-inpaint"):
+        with pytest.raises(ModelError, match="Leave --family out"):
+            open_pretrained(tiny("sd15").folder, CPU, family=family)
 
 
 def test_a_folder_of_pickles_is_refused_with_the_way_out(tiny: Any, tmp_path: Path):

@@ -1,5 +1,6 @@
 """Other people's DDPMs: a diffusers `DDPMPipeline` folder, or a bare `UNet2DModel`, parts in sub-folders or at the root.
 
+A model of latents (`LDMPipeline`, or a U-Net of four channels) has its autoencoder beside it, or is told which it was.
 A config names classes; here those names are compared with a fixed table and never imported.
 """
 
@@ -10,8 +11,13 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from bowerbird.errors import ModelError, UnsafeFileError
+import torch
+
+from bowerbird.errors import ModelError
+from bowerbird.models.autoencoder import Autoencoder, LatentSpace
 from bowerbird.models.denoiser import Betas, Denoiser, DenoiserSpec
+from bowerbird.models.pretrained.autoencoders import PretrainedAutoencoder, autoencoder_place, open_pretrained_autoencoder
+from bowerbird.models.pretrained.loading import open_network
 from bowerbird.models.unet import UNet, unet_class
 
 _SCHEDULERS = {
@@ -24,7 +30,7 @@ _SCHEDULERS = {
 }
 _BETAS = {"linear": "linear", "scaled_linear": "scaled-linear", "squaredcos_cap_v2": "cosine"}
 _PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
-_WEIGHTS = "diffusion_pytorch_model"
+_PICTURE_CHANNELS = (1, 3)
 
 
 def is_ddpm_folder(folder: Path) -> bool:
@@ -32,27 +38,40 @@ def is_ddpm_folder(folder: Path) -> bool:
     return _unet_folder(folder) is not None
 
 
-def open_ddpm_folder(folder: Path) -> Denoiser:
-    """The model of a diffusers DDPM folder.  UnsafeFileError when its weights are a pickle."""
+def open_ddpm_folder(folder: Path, autoencoder: Autoencoder | None = None) -> tuple[Denoiser, LatentSpace | None]:
+    """The model of a diffusers DDPM folder and the latents it learnt on, None for pixels.
+
+    `autoencoder` is the one it was trained with, where none lies beside it.  UnsafeFileError when its weights are a pickle.
+    """
     unet_folder = _unet_folder(folder)
     assert unet_folder is not None, "ask is_ddpm_folder first"
-    if not (unet_folder / f"{_WEIGHTS}.safetensors").is_file():
-        pickled = unet_folder / f"{_WEIGHTS}.bin"
-        if pickled.is_file():
-            safe = pickled.with_suffix(".safetensors")
-            raise UnsafeFileError(f"{str(pickled)!r} is a pickle, which can run code. Run: bowerbird convert {pickled} --out {safe}")
-        raise ModelError(f"{str(unet_folder)!r} has a config but no {_WEIGHTS}.safetensors. Download the folder again, with its weights.")
-    try:
-        network = unet_class().from_pretrained(unet_folder, local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False)
-    except Exception as error:  # diffusers raises many kinds for one cause: a config and weights that do not fit
-        raise ModelError(f"the U-Net in {str(unet_folder)!r} cannot be opened: {str(error).splitlines()[0]}. Use another copy.") from error
-    spec = _spec(_scheduler_config(folder), network.config)
+    network: Any = open_network(unet_class(), unet_folder, torch.float32)
     if network.config.out_channels == 2 * network.config.in_channels:
         warnings.warn(f"{str(folder)!r} also predicts its variance; that half of the output is ignored", stacklevel=2)
-    return Denoiser(UNet(network), spec).eval()
+    space = _latent_space(folder, network.config.in_channels, autoencoder)
+    return Denoiser(UNet(network), _spec(_scheduler_config(folder), network.config, space is None)).eval(), space
 
 
-def _spec(scheduler: dict[str, Any], unet: Any) -> DenoiserSpec:
+def _latent_space(folder: Path, channels: int, autoencoder: Autoencoder | None) -> LatentSpace | None:
+    """The latents of the autoencoder that was named or lies in the folder, scaled as published; None for a model of pixels."""
+    if autoencoder is None and autoencoder_place(folder) is not None:
+        autoencoder = open_pretrained_autoencoder(folder)
+    if autoencoder is None:
+        if channels in _PICTURE_CHANNELS:
+            return None
+        raise ModelError(
+            f"{str(folder)!r} paints latents of {channels} channels and brings no autoencoder. Name the one it was trained with, "
+            "for example a Stable Diffusion folder: --autoencoder MODEL"
+        )
+    if autoencoder.channels != channels:
+        raise ModelError(
+            f"{str(folder)!r} paints latents of {channels} channels; that autoencoder has {autoencoder.channels}. Name its own."
+        )
+    scale = autoencoder.published_scale() if isinstance(autoencoder, PretrainedAutoencoder) else (None, None)
+    return LatentSpace(autoencoder, *scale)
+
+
+def _spec(scheduler: dict[str, Any], unet: Any, of_pixels: bool) -> DenoiserSpec:
     """The scheduler's words in ours.  Without a scheduler config: linear betas, 1000 steps, eps, as DDPM was published."""
     if scheduler.get("_class_name", "DDPMScheduler") not in _SCHEDULERS:
         raise ModelError(f"the scheduler {scheduler['_class_name']!r} is not one Bowerbird reads; known: {', '.join(sorted(_SCHEDULERS))}.")
@@ -72,7 +91,7 @@ def _spec(scheduler: dict[str, Any], unet: Any) -> DenoiserSpec:
         sigma_max=schedule.sigma_max,
         sigma_data=1.0,  # variance-preserving networks expect inputs of variance 1
         sample_shape=(unet.in_channels, size, size),
-        clip_x0=bool(scheduler.get("clip_sample", True)),
+        clip_x0=of_pixels and bool(scheduler.get("clip_sample", True)),  # latents go beyond -1..1 whatever the default says
     )
 
 

@@ -12,23 +12,41 @@ import torch
 
 from bowerbird.errors import ModelError
 from bowerbird.models.pretrained import memory
-from bowerbird.models.pretrained.families import FAMILIES, Family, Prediction, Recognised, named_family, recognise
+from bowerbird.models.pretrained.families import FAMILIES, Family, Prediction, Recognised, check_family, named_family, recognise
 from bowerbird.models.pretrained.hub import Ask, download, is_hub_name
 from bowerbird.models.pretrained.loading import count_weights, load_parts
 from bowerbird.models.pretrained.painter import PretrainedPainter
 from bowerbird.weights import read_header
 
-__all__ = ["FAMILIES", "Ask", "Family", "PretrainedPainter", "Recognised", "can_open", "open_pretrained", "recognise"]
+__all__ = [
+    "FAMILIES",
+    "Ask",
+    "Family",
+    "PretrainedPainter",
+    "Recognised",
+    "can_open",
+    "fetched",
+    "is_remote",
+    "open_pretrained",
+    "recognise",
+]
 
 PREDICTIONS: dict[str, Prediction] = {"eps": "epsilon", "v": "v_prediction", "epsilon": "epsilon", "v_prediction": "v_prediction"}
 
 
-def can_open(where: Path | str) -> bool:
-    """Whether `where` is for `open_pretrained`: a member of the family, any single file, or a hub name that is no path here."""
-    path = Path(where)
-    if not path.exists():
-        return is_hub_name(str(where))
-    return path.is_file() or recognise(path) is not None
+def is_remote(where: Path | str) -> bool:
+    """Whether `where` is a hub name and no path here."""
+    return is_hub_name(str(where)) and not Path(where).exists()
+
+
+def fetched(where: Path | str, offline: bool = False, ask: Ask | None = None, only_autoencoder: bool = False) -> Path:
+    """The path `where`, or for a hub name the folder it was fetched to, once `ask` agreed."""
+    return download(str(where), ask, offline, only_autoencoder) if is_remote(where) else Path(where)
+
+
+def can_open(path: Path) -> bool:
+    """Whether `path` is for `open_pretrained`: any single file, or the folder of a member of the family."""
+    return path.is_file() or (path.is_dir() and recognise(path) is not None)
 
 
 def open_pretrained(
@@ -46,14 +64,15 @@ def open_pretrained(
     `family` and `prediction` ("eps" or "v") override what is recognised.  `ask` is called once before anything is
     downloaded and may say no; without it nothing is.  ModelError says what cannot be opened and why.
     """
-    path = Path(where)
-    if not path.exists() and is_hub_name(str(where)):
-        path = download(str(where), ask, offline)
+    path = fetched(where, offline, ask)
     if path.is_file():
         read_header(path)  # says what to do with a pickle or a damaged file
     found = recognise(path)
     if family is not None:
-        found = Recognised(named_family(family), "family as asked", found.prediction if found else None)
+        asked = named_family(family)
+        if path.is_dir():
+            check_family(path, asked)
+        found = Recognised(asked, "family as asked", found.prediction if found else None)
     if found is None:
         raise ModelError(
             f"{str(where)!r} is no Stable Diffusion model that Bowerbird knows. Name its --family if it is: {', '.join(FAMILIES)}."

@@ -103,6 +103,17 @@ def named_family(name: str) -> Family:
     return FAMILIES[name]
 
 
+def check_family(folder: Path, family: Family) -> None:
+    """ModelError when the U-Net in a diffusers folder is none of this family's; for a single file its weights tell."""
+    own, usual = (read_config(where / "unet" / "config.json") for where in (folder, family.configs))
+    for key in ("in_channels", "cross_attention_dim"):
+        if own.get(key) != usual.get(key):
+            raise ModelError(
+                f"{str(folder)!r} is not {family.words}: its U-Net has {key} = {str(own.get(key))[:40]}, and {usual.get(key)} is expected. "
+                "Leave --family out, or name another."
+            )
+
+
 def _text_encoder(shapes: Shapes) -> tuple[str, str]:
     """Each generation came with a text encoder of its own, under a name of its own."""
     if any(name.startswith("conditioner.embedders.1.model.") for name in shapes):

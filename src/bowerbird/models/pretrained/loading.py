@@ -96,15 +96,16 @@ def ask_network(parts: Parts) -> tuple[Prediction, float]:
 
 
 def _networks_of_folder(folder: Path, index: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
-    networks = {name: _empty(name, folder / name) for name in NETWORKS if name in index}
+    networks = {name: _empty(_network_class(name), folder / name) for name in NETWORKS if name in index}
     for name, network in networks.items():
         tensors = read_part(folder / name)
-        if name == "vae":
-            tensors = {_renamed_attention(key): tensor for key, tensor in tensors.items()}
-        if name in TEXT_ENCODERS:
-            tensors = from_transformers(tensors, "")
-        _fill(network, tensors, dtype, f"the {name} of {str(folder)!r}")
+        _fill(network, from_transformers(tensors, "") if name in TEXT_ENCODERS else tensors, dtype, f"the {name} of {str(folder)!r}")
     return networks
+
+
+def open_network(cls: Any, folder: Path, dtype: torch.dtype) -> nn.Module:
+    """One network of a diffusers class from the config and the weights in `folder`.  ModelError when they are damaged or do not fit."""
+    return _fill(_empty(cls, folder), read_part(folder), dtype, f"the network in {str(folder)!r}")
 
 
 def _networks_of_file(path: Path, family: Family, index: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
@@ -117,7 +118,7 @@ def _networks_of_file(path: Path, family: Family, index: Mapping[str, Any], dtyp
     networks = {part: _converted(part, checkpoint, family, dtype, where) for part in ("unet", "vae")}
     for name in (name for name in TEXT_ENCODERS if name in index):
         networks[name] = _fill(
-            _empty(name, family.configs / name), _text_weights(checkpoint, family, name), dtype, f"the {name} of {where}"
+            _empty(_network_class(name), family.configs / name), _text_weights(checkpoint, family, name), dtype, f"the {name} of {where}"
         )
     return networks
 
@@ -139,7 +140,7 @@ def _converted(part: str, checkpoint: dict[str, Tensor], family: Family, dtype: 
             checkpoint, config=str(family.configs), subfolder=part, local_files_only=True, torch_dtype=dtype
         )
     except Exception as error:  # diffusers raises many kinds for one cause: names or shapes that do not fit
-        reason = str(error).splitlines()[0][:300]
+        reason = str(error).splitlines()[0].split(". ")[0].rstrip(".")[:300]
         raise ModelError(f"the {part} of {where} cannot be read: {reason}. Name another --family, or use another copy.") from error
     lacking = [name for name, tensor in module.state_dict().items() if tensor.is_meta]
     if lacking:
@@ -150,19 +151,28 @@ def _converted(part: str, checkpoint: dict[str, Tensor], family: Family, dtype: 
 
 
 def _network_class(part: str) -> Any:
+    classes = diffusers_classes()
+    if part not in TEXT_ENCODERS:
+        return classes[{"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}[part]]
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    return {"text_encoder": transformers.CLIPTextModel, "text_encoder_2": transformers.CLIPTextModelWithProjection}[part]
+
+
+def diffusers_classes() -> dict[str, Any]:
+    """The networks of diffusers that a model may name; MissingExtraError without diffusers."""
     try:
         import diffusers
-        import transformers
     except ImportError as error:
         raise MissingExtraError("diffusers", "pretrained") from error
     diffusers.logging.set_verbosity_error()  # its remarks are about how it was called, which is our business
-    transformers.logging.set_verbosity_error()
     return {
-        "unet": diffusers.UNet2DConditionModel,
-        "vae": diffusers.AutoencoderKL,
-        "text_encoder": transformers.CLIPTextModel,
-        "text_encoder_2": transformers.CLIPTextModelWithProjection,
-    }[part]
+        cls.__name__: cls
+        for cls in (
+            diffusers.UNet2DConditionModel, diffusers.AutoencoderKL, diffusers.AutoencoderDC, diffusers.AutoencoderTiny, diffusers.VQModel,
+        )
+    }  # fmt: skip
 
 
 # What shapes a text encoder; a published config has a hundred entries more, defaults of the version that wrote it
@@ -172,17 +182,18 @@ _CLIP_ARGUMENTS = (
 )  # fmt: skip
 
 
-def _empty(part: str, folder: Path) -> nn.Module:
+def _empty(cls: Any, folder: Path) -> nn.Module:
     """The network a config describes, without memory for its weights; buffers that no file holds, such as position ids, are real."""
     from accelerate import init_empty_weights
 
-    cls, config, path = _network_class(part), read_config(folder / "config.json"), folder / "config.json"
-    named = config.get("architectures") if part in TEXT_ENCODERS else [config.get("_class_name")]
+    config, path = read_config(folder / "config.json"), folder / "config.json"
+    is_text_encoder = hasattr(cls, "config_class")  # transformers' way
+    named = config.get("architectures") if is_text_encoder else [config.get("_class_name", cls.__name__)]
     if named != [cls.__name__]:
         raise ModelError(f"{str(path)!r} asks for {str(named)[:80]} where {cls.__name__} is expected; it is refused.")
     try:
         with init_empty_weights(include_buffers=False):
-            if part in TEXT_ENCODERS:
+            if is_text_encoder:
                 return cls(cls.config_class(**checked_arguments(config, _CLIP_ARGUMENTS, path)))  # type: ignore[no-any-return]
             return cls(**class_arguments(cls, config, path))  # type: ignore[no-any-return]
     except ModelError:
@@ -196,12 +207,15 @@ def _fill(module: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype, 
     own = module.state_dict()
     # text encoders with a projection, and all of them before transformers 5.6, keep their layers under `text_model.`
     tensors = {f"text_model.{name}" if f"text_model.{name}" in own else name: tensor for name, tensor in tensors.items()}
+    if any(".to_q." in name for name in own):
+        tensors = {_renamed_attention(name): tensor for name, tensor in tensors.items()}
     wrong = [name for name in own if name not in tensors or tensors[name].shape != own[name].shape]
     if wrong:
         raise ModelError(
             f"{where} does not fit its config: {len(wrong)} of {len(own)} tensors differ, the first is {wrong[0]!r}. Use another copy."
         )
-    module.load_state_dict({name: tensors[name].to(dtype) for name in own}, assign=True)
+    whole = {name: tensors[name].to(dtype if own[name].is_floating_point() else own[name].dtype) for name in own}
+    module.load_state_dict(whole, assign=True)
     return module.eval()
 
 

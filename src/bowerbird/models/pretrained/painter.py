@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -221,13 +222,14 @@ class PretrainedPainter:
         self._loras = []
         for number, lora in enumerate(loras):
             try:
-                pipeline.load_lora_weights(
-                    str(lora.file.parent),
-                    weight_name=lora.file.name,
-                    adapter_name=f"lora{number}",
-                    local_files_only=True,
-                    use_safetensors=True,
-                )
+                with warnings.catch_warnings(action="ignore", category=UserWarning):  # peft wonders at a second file
+                    pipeline.load_lora_weights(
+                        str(lora.file.parent),
+                        weight_name=lora.file.name,
+                        adapter_name=f"lora{number}",
+                        local_files_only=True,
+                        use_safetensors=True,
+                    )
             except Exception as error:  # diffusers and peft raise many kinds for one cause: a file that does not fit this model
                 pipeline.unload_lora_weights()
                 reason = str(error).splitlines()[0][:200]

@@ -52,7 +52,8 @@ class Work:
 def plan(request: PaintRequest, kind: str, native: int) -> Work:
     """The work for a resolved request.  `kind` is the family's: paint, inpaint or upscale; `native` its side in pixels."""
     assert request.size is not None and request.steps is not None
-    words = {"prompt": request.prompt, "negative_prompt": request.negative}
+    # nothing to avoid is None, not "": XL then sees zeros, as in its training, and its text encoders have half the work
+    words = {"prompt": request.prompt, "negative_prompt": request.negative or None}
     always = {**words, "num_inference_steps": request.steps, "guidance_scale": request.guidance}
     if kind == "upscale":
         assert request.image is not None
@@ -138,4 +139,6 @@ def _opened(path: Path, mode: str) -> Image.Image:
                 picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
             return picture.convert(mode)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise PictureFolderError(f"{str(path)!r} cannot be read as a picture ({error}).") from error
+        reason = getattr(error, "strerror", None) or error
+        formats = ", ".join(OPEN_FORMATS)
+        raise PictureFolderError(f"{str(path)!r} cannot be read as a picture ({reason}). Give one of {formats}.") from error
