@@ -56,7 +56,7 @@ class Autoencoder(Section):
     factor: Literal[8, 16, 32] = Field(8, description="pixels a latent covers on each side; twice as many are a quarter of the latents")
     channels: int = Field(16, ge=1, le=512, description="numbers a latent holds; more keep finer detail and are harder to learn on")
     kl: float = Field(3e-4, ge=0, description="pull of the latents towards a standard normal; raise when they are hard to learn on")
-    features: float = Field(0.5, ge=0, description="weight of looking alike to an ImageNet network, beside error of pixels; 0: none")
+    features: float = Field(0.25, ge=0, description="weight of looking alike to an ImageNet network, beside error of pixels; 0: none")
 
 
 class Condition(Section):

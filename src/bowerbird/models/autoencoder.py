@@ -247,11 +247,6 @@ class LatentSpace(nn.Module):
         self.register_buffer("mean", torch.tensor(mean or [0.0] * channels).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std or [1.0] * channels).view(-1, 1, 1), persistent=False)
 
-    def shape(self, size_px: int) -> tuple[int, int, int]:
-        """(C, h, w) of a square picture."""
-        side = size_px // self.autoencoder.factor
-        return self.autoencoder.channels, side, side
-
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
         """Latents of mean 0 and std 1, (B, C, h, w) -> pictures (B, 3, H, W), about -1..1."""
