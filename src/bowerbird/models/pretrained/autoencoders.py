@@ -88,7 +88,7 @@ def _tiny_reach(network: Any) -> int:
     """Latents by which one place can influence another: a 3x3 convolution sees one pixel further, a level up half as far."""
     encoder, decoder = list[int](network.config.num_encoder_blocks), list[int](network.config.num_decoder_blocks)
     deepest_first = [max(blocks) for blocks in zip(reversed(encoder), decoder, strict=True)]
-    return math.ceil(1 + sum((3 * blocks + 1) / 2**level for level, blocks in enumerate(deepest_first)))
+    return math.ceil(1 + sum((3 * blocks + 1) * 0.5**level for level, blocks in enumerate(deepest_first)))
 
 
 def is_pretrained_autoencoder(folder: Path) -> bool:
