@@ -138,5 +138,5 @@ def test_another_length_is_another_promise(picture_folder: Path, tmp_path: Path)
 
 def test_the_line_tells_all() -> None:
     line = Forecast(1000, 12.5, 1_700_000_000, 0.5, 0.4, 2_000_000_000, "a machine", 1.25).line()
-    for part in ("12.5 pictures/s", "1,000 pictures", "0.50 h", "2.0 GB", "cost 1.25", "a machine"):
+    for part in ("12.5 pictures/s", "1,000 pictures", "0.50 h", "2.00 GB", "cost 1.25", "a machine"):
         assert part in line

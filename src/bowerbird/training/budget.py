@@ -100,7 +100,7 @@ class Forecast:
         money = f", cost {self.cost:.2f}" if self.cost is not None else ""
         return (
             f"{self.pictures_per_second:.1f} pictures/s on {self.device}: {self.pictures:,} pictures take {self.hours:.2f} h, "
-            f"peak memory {self.peak_memory_bytes / 1e9:.1f} GB, {self.flops_per_picture / 1e9:,.1f} GFLOP a picture{money}"
+            f"peak memory {self.peak_memory_bytes / 1e9:.2f} GB, {self.flops_per_picture / 1e9:,.1f} GFLOP a picture{money}"
         )
 
     def to_json(self) -> dict[str, Any]:
