@@ -1,12 +1,14 @@
 """Seconds a step and peak memory of real-size Stable Diffusion networks, ours beside plain diffusers at its defaults.
 
     python benchmarks/pretrained_speed.py sd15 --side 512 --steps 3
-    python benchmarks/pretrained_speed.py sdxl --side 768 --steps 2
+    python benchmarks/pretrained_speed.py sdxl --side 512 --steps 2
+    python benchmarks/pretrained_speed.py sd15 --side 256 --in-turn 7
 
 The weights are random, because speed and memory do not depend on them: a diffusers folder in half precision, written once
 under the temporary folder.  Each side opens it and paints in a process of its own, in turn (a b, b a, ...), so that a
 noisy machine disturbs both alike; CPU seconds are given beside wall seconds, because on a shared machine only they can
-be compared.  Both sides run in float32, the default of both on a CPU.
+be compared.  Both sides run in float32, the default of both on a CPU.  `--in-turn` calls the U-Nets of both sides one after
+the other in one process, which two models must fit into: the sharpest comparison where the machine is busy.
 Results go to benchmarks/pretrained_speed.json, by family.
 """
 
@@ -111,12 +113,36 @@ def measure(side: str, family: str, folder: Path, pixels: int, steps: int) -> di
     }
 
 
+def in_turn(family: str, folder: Path, pixels: int, calls: int) -> dict[str, Any]:
+    """CPU seconds of a U-Net call with guidance, both sides alternating, each under the mode in which it paints."""
+    import diffusers
+    import torch
+
+    from bowerbird.models.pretrained import open_pretrained
+
+    ours = open_pretrained(folder, torch.device("cpu"))
+    pipeline = getattr(diffusers, CLASSES[family]).from_pretrained(folder, local_files_only=True, torch_dtype=torch.float32)
+    x = torch.randn(2, 4, pixels // 8, pixels // 8)
+    text = torch.randn(2, 77, ours.unet.config.cross_attention_dim)
+    seconds: dict[str, list[float]] = {"ours": [], "diffusers": []}
+    for _ in range(calls):
+        for side, unet, mode in (("ours", ours.unet, torch.inference_mode), ("diffusers", pipeline.unet, torch.no_grad)):
+            start = time.process_time()
+            with mode():
+                unet(x, 500, text)
+            seconds[side].append(time.process_time() - start)
+    ratios = [mine / theirs for mine, theirs in zip(*seconds.values(), strict=True)]
+    return {"side px": pixels, "calls": calls, **{side: statistics.median(each) for side, each in seconds.items()},
+            "ours / diffusers": statistics.median(ratios), "all ratios": ratios}  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("family", choices=sorted(CLASSES))
     parser.add_argument("--side", type=int, default=512, help="of the picture, in pixels")
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--in-turn", type=int, metavar="CALLS", help="of both U-Nets in one process (sd15 alone)")
     parser.add_argument("--measure", choices=["ours", "diffusers"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     folder = Path(tempfile.gettempdir()) / f"bowerbird-random-{options.family}"
@@ -128,6 +154,9 @@ def main() -> None:
         shutil.rmtree(unfinished, ignore_errors=True)
         write_random_model(options.family, unfinished)
         unfinished.rename(folder)
+    if options.in_turn:
+        record(f"{options.family}, U-Nets in turn", in_turn(options.family, folder, options.side, options.in_turn))
+        return
     runs: dict[str, list[dict[str, float]]] = {"diffusers": [], "ours": []}
     for nth in range(options.rounds):
         for side, found in list(runs.items())[:: -1 if nth % 2 else 1]:
@@ -137,9 +166,13 @@ def main() -> None:
     best = {side: {name: min(run[name] for run in found) for name in found[0]} for side, found in runs.items()}
     ratio = {name: best["ours"][name] / best["diffusers"][name] for name in best["ours"]}
     report = {"side px": options.side, "steps": options.steps, "rounds": options.rounds, **best, "ours / diffusers": ratio}
+    record(options.family, report)
+
+
+def record(name: str, report: dict[str, Any]) -> None:
     target = HERE / "pretrained_speed.json"
     results = json.loads(target.read_text()) if target.exists() else {}
-    target.write_text(json.dumps({**results, options.family: report}, indent=1) + "\n")
+    target.write_text(json.dumps({**results, name: report}, indent=1) + "\n")
     print(json.dumps(report, indent=1))
 
 

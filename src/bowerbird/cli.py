@@ -135,14 +135,14 @@ def generate(
     seed: Annotated[int | None, typer.Option(help="picture i starts from seed + i")] = None,
     size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels")] = None,
     steps: Annotated[int | None, typer.Option(help="sampling steps: more is finer and slower")] = None,
-    sampler: Annotated[str | None, typer.Option(help="ddpm, ddim, euler, heun or dpm++2m")] = None,
+    sampler: Annotated[str | None, typer.Option(help="ddpm, ddim, euler, heun or dpm++2m; Stable Diffusion: euler-ancestral, lcm")] = None,
     guidance: Annotated[float | None, typer.Option(help="how strongly the condition steers; 1 means no guidance")] = None,
-    speed: Annotated[str | None, typer.Option(help="a named share of the usual steps")] = None,
+    speed: Annotated[str | None, typer.Option(help="fast, normal or fine: half, once or twice the usual steps (Stable Diffusion)")] = None,
     lora: Annotated[list[str] | None, typer.Option(help="FILE or FILE:WEIGHT, may be repeated")] = None,
     image: Annotated[Path | None, typer.Option(help="a picture to start from")] = None,
     mask: Annotated[Path | None, typer.Option(help="white where the picture is painted anew")] = None,
     outpaint: Annotated[str | None, typer.Option(help="sides to continue, such as left=128,right=64")] = None,
-    strength: Annotated[float | None, typer.Option(help="how far to move from the picture, 0 to 1")] = None,
+    strength: Annotated[float | None, typer.Option(help="how far to move from the picture, 0 to 1; usually 0.6, with a mask 1")] = None,
     again: Annotated[
         Path | None, typer.Option("--from", help="repeat the request this picture was painted with; other options change it")
     ] = None,

@@ -44,9 +44,9 @@ class PaintRequest(BaseModel):
         None, description="width and height in pixels"
     )
     steps: int | None = Field(None, ge=1, le=10_000, description="sampling steps: more is finer and slower")
-    sampler: str | None = Field(None, description="ddpm, ddim, euler, heun or dpm++2m")
+    sampler: str | None = Field(None, description="ddpm, ddim, euler, heun or dpm++2m; Stable Diffusion also euler-ancestral, lcm")
     guidance: float | None = Field(None, ge=0, le=100, description="how strongly the condition steers; 1 means no guidance")
-    speed: str | None = Field(None, description="a named bundle of steps and sampler")
+    speed: str | None = Field(None, description="fast, normal or fine: half, once or twice the usual steps")
     styles: list[str] = Field(default_factory=list, description="named styles woven into the prompt")
     loras: list[Lora] = Field(default_factory=list, description="small weight files that change the model's style or subject")
     image: Path | None = Field(None, description="a picture to start from")
