@@ -244,6 +244,20 @@ def test_upscaling_is_four_times_the_size(tiny: Any, pictures: dict[str, Path]):
     assert painted.picture.size == (480, 288)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (61, 37), (70, 90)])
+def test_every_picture_is_upscaled_without_stretching(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]):
+    """Sides that are no multiple of 8 are continued, and what came of that is cut off again; in parts as well."""
+    monkeypatch.setattr(painter, "TILE", 64)
+    Image.new("RGB", size, "teal").save(tmp_path / "photo.png")
+    asked = []
+    x4 = tiny("x4").painter
+    hook = x4.unet.register_forward_pre_hook(lambda _module, arguments: asked.append(arguments[0].shape[-2:]))
+    (painted,) = paint(x4, image=tmp_path / "photo.png", steps=1)
+    hook.remove()
+    assert painted.picture.size == (4 * size[0], 4 * size[1])
+    assert all(side % 8 == 0 for shape in asked for side in shape)
+
+
 def test_a_large_picture_is_upscaled_in_parts(tiny: Any, pictures: dict[str, Path], monkeypatch: pytest.MonkeyPatch):
     """Every step of every part is counted, and no part's border shows."""
     monkeypatch.setattr(painter, "TILE", 64)

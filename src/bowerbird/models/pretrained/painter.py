@@ -122,6 +122,8 @@ class PretrainedPainter:
             picture = self._paint_one(request, work, number, on_progress)
             if work.repaint is not None:
                 picture = work.repaint.put_back(picture)
+            if work.kept is not None:
+                picture = picture.crop(work.kept)
             yield Painted(ImageOps.fit(picture, request.size, Image.Resampling.LANCZOS), request.seed + number, request)
 
     def _paint_one(self, request: PaintRequest, work: Work, number: int, on_progress: OnProgress | None) -> Image.Image:

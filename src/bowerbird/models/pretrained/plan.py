@@ -9,7 +9,7 @@ from typing import Any, Literal
 from PIL import Image, ImageOps
 
 from bowerbird.errors import PictureFolderError
-from bowerbird.models.pretrained.canvas import Box, Size, extend, join, region_to_repaint, working_size
+from bowerbird.models.pretrained.canvas import MULTIPLE, Box, Size, extend, join, region_to_repaint, working_size
 from bowerbird.request import PaintRequest
 
 Task = Literal["text", "image", "inpaint", "upscale"]
@@ -43,6 +43,7 @@ class Work:
     size: Size  # of what the network paints
     arguments: dict[str, Any]
     repaint: Repaint | None = None
+    kept: Box | None = None  # of what is painted, where the network wanted more than was asked
 
     def asking(self, **arguments: Any) -> Work:
         """The same with further arguments for the pipeline."""
@@ -58,8 +59,9 @@ def plan(request: PaintRequest, kind: str, native: int) -> Work:
     if kind == "upscale":
         assert request.image is not None
         picture = open_picture(request.image)
-        size = (picture.width * UPSCALE, picture.height * UPSCALE)
-        return Work("upscale", size, {**always, "image": picture, "noise_level": UPSCALE_NOISE_LEVEL})
+        whole, _ = extend(picture, right=-picture.width % MULTIPLE, bottom=-picture.height % MULTIPLE)
+        size, kept = ((one.width * UPSCALE, one.height * UPSCALE) for one in (whole, picture))
+        return Work("upscale", size, {**always, "image": whole, "noise_level": UPSCALE_NOISE_LEVEL}, kept=(0, 0, *kept))
     if request.strength is not None:
         always["strength"] = max(request.strength, 1 / request.steps)  # at least one step
     if request.mask is not None or request.outpaint:
