@@ -1,6 +1,6 @@
 """Proof: a model overtrained on 16 pictures is caught copying, and real pictures it never saw are let be.
 
-    make prove-copies          writes proof/copies.json and proof/copies-NAME.png, the closest pairs; minutes on one core
+    python proofs/copies.py    writes proof/copies.json and proof/copies-NAME.png, the closest pairs; minutes on one core
 
 For drawings of birds and for photographs, neither of which the detector's threshold was set on: a small transformer sees 16
 of them hundreds of times and paints 64.  Unseen are the other pictures, less those of the same subject: an emoji comes in

@@ -28,7 +28,7 @@ from bowerbird.sheets import contact_sheet
 
 THUMBNAIL_PX = 16
 NEIGHBOURHOOD = 50
-COPY_BELOW = 0.35  # what it finds, and what it flags wrongly: docs/benchmarks.md, "The search for copies"
+COPY_BELOW = 0.35  # what it finds, and what it flags wrongly: docs/lab-log.md, "what counts as a copy"
 ROWS = 512  # queries compared at a time
 
 Floats = NDArray[np.floating[Any]]
