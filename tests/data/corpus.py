@@ -292,12 +292,17 @@ def _lab(image: Image.Image) -> bytes:
     transform = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
     lab = ImageCms.applyTransform(image, transform)
     assert lab is not None
-    return encode(lab, "TIFF")
+    return encode(lab, "TIFF", icc_profile=_made_in_2026(lab.info["icc_profile"]))
+
+
+def _made_in_2026(profile: bytes) -> bytes:
+    """The profile without the time of its making, so that the corpus is the same every time."""
+    return profile[:24] + struct.pack(">6H", 2026, 1, 1, 0, 0, 0) + profile[36:]
 
 
 def _profiles() -> list[Case]:
     image = marked()
-    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    srgb = _made_in_2026(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     # A profile whose red and green primaries trade places: only who obeys it sees the quadrants.
     swapped = bytearray(srgb.replace(b"s\0R\0G\0B", b"o\0d\0d\0d").replace(b"sRGB", b"oddd"))
     red, green = swapped.index(b"rXYZ"), swapped.index(b"gXYZ")
@@ -378,7 +383,7 @@ def _misnamed() -> list[Case]:
 def _foreign() -> list[Case]:
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as file:
-        file.writestr("a.txt", "a")
+        file.writestr(zipfile.ZipInfo("a.txt"), "a")
     foreign = {
         "page.jpg": b"<!DOCTYPE html><html><title>404 Not Found</title></html>",
         "drawing.svg": b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>',

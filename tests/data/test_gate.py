@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -154,3 +155,11 @@ def test_a_decoder_that_dies_or_hangs_names_its_file(tmp_path: Path, monkeypatch
         "z.png": "",
     }
     assert threading.active_count() < 5  # nobody is left listening to the dead
+
+
+def test_the_corpus_is_the_same_every_time() -> None:
+    """No file has the time of its making inside: figures about it, and about what is made from it, can be compared."""
+    before = {case.name: case.make for case in CASES}
+    time.sleep(2.1)  # zip counts in steps of two seconds
+    after = {case.name: case.make for case in corpus()}
+    assert [name for name, make in before.items() if isinstance(make, bytes) and make != after[name]] == []
