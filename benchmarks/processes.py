@@ -6,6 +6,7 @@ Each process has one thread, and each batch below is a share of 16 pictures.
 
     one                one process, a core for itself
     two, apart         two such processes that know nothing of each other: they share memory and its bandwidth
+    exchange alone     the gradients of the network (4.3 million numbers) summed over two processes that do nothing else
     two, together      one run of 32 pictures per update on two processes (torchrun, gloo): what is on top is the exchange of gradients
 """
 
@@ -23,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 SHARE, UPDATES, LEFT_OUT = 16, 30, 5
+NUMBERS = 4_330_000  # parameters of the transformer nano
 RECIPES = ("pixel-32-cpu", "pixel-64")
 
 
@@ -45,6 +47,22 @@ def train_and_time(pictures: Path, recipe: str, batch: int, out: Path) -> None:
     train(pictures, out, read_recipe(recipe, settings), device=torch.device("cpu"), on_progress=on_progress)
     if times:  # only the first process of a run hears of progress
         print(json.dumps(1000 * float(np.diff(times[LEFT_OUT:]).min())), flush=True)
+
+
+def time_exchange() -> None:
+    """Print the fewest milliseconds of one sum over all processes."""
+    import torch
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo")
+    gradients, times = torch.ones(NUMBERS), []
+    for _ in range(50):
+        began = time.perf_counter()
+        dist.all_reduce(gradients)
+        times.append(time.perf_counter() - began)
+    if dist.get_rank() == 0:
+        print(json.dumps(1000 * min(times)), flush=True)
+    dist.destroy_process_group()
 
 
 def start(command: list[str], pictures: Path, recipe: str, batch: int, out: Path) -> subprocess.Popen[str]:
@@ -77,11 +95,15 @@ def compare(pictures: Path, recipe: str) -> dict[str, float]:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--pictures", type=Path, required=True)
+    options.add_argument("--pictures", type=Path, default=Path("examples/birds"))
     options.add_argument("--recipe", choices=RECIPES, help=argparse.SUPPRESS)
     options.add_argument("--batch", type=int, help=argparse.SUPPRESS)
     options.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    options.add_argument("--exchange", action="store_true", help="only the exchange alone; to be run by torchrun")
     chosen = options.parse_args()
+    if chosen.exchange:
+        time_exchange()
+        return
     if chosen.out:
         train_and_time(chosen.pictures, chosen.recipe, chosen.batch, chosen.out)
         return
