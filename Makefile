@@ -5,7 +5,7 @@ VENV   := .venv
 RUN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test lint clean prove-data prove-pickles prove-resume
+.PHONY: demo test lint clean prove-copies prove-data prove-pickles prove-resume
 
 # ---------------------------------------------------------------- set-up
 
@@ -38,6 +38,9 @@ lint: $(READY)
 	$(RUN)/mypy
 
 # ---------------------------------------------------------------- slow proofs; each writes proof/NAME.json
+
+prove-copies: $(READY)
+	$(RUN)/python proofs/copies.py
 
 prove-data: $(READY)
 	$(RUN)/python proofs/data.py

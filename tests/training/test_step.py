@@ -65,6 +65,7 @@ def test_the_learning_rate_rises_stays_and_falls() -> None:
     assert rates[:10] == pytest.approx(np.linspace(0.1, 1, 10))
     assert set(rates[10:81]) == {1.0}
     assert rates[80:] == pytest.approx(np.linspace(1, 0.05, 20))
+    assert learning_rate(settings, 1000) == learning_rate(settings, 5000) == 0
     assert decay_start(settings) == 800
 
 

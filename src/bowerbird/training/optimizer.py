@@ -13,14 +13,14 @@ from bowerbird.recipe import Train
 
 
 def learning_rate(settings: Train, seen: int) -> float:
-    """Rises over `warmup` pictures, stays, and falls to 0 over the last `decay` of the run.
+    """Rises over `warmup` pictures, stays, and falls to 0 over the last `decay` of the run; 0 beyond, where a forecast may come.
 
     The constant middle is what lets a finished run be extended from the checkpoint kept where the fall begins
     (warmup-stable-decay; arXiv:2404.06395).
     """
     rise = min(1.0, (seen + settings.batch) / settings.warmup) if settings.warmup else 1.0
     fall_pictures = settings.decay * settings.pictures
-    fall = min(1.0, (settings.pictures - seen) / fall_pictures) if fall_pictures else 1.0
+    fall = min(1.0, max(0, settings.pictures - seen) / fall_pictures) if fall_pictures else 1.0
     return settings.lr * min(rise, fall)
 
 

@@ -96,6 +96,7 @@ def start_or_resume(
     hours: what was turned into the recipe's number of pictures; kept, so that the same hours find it again.
     init: a model whose weights a new run begins with, where names and shapes agree.
     """
+    left_off = _left_off(out, recipe)
     precision = devices.choose_precision(recipe.train.precision, device)
     objective = choose_objective(recipe, pictures, device, precision, on_progress)
     surroundings = {
@@ -109,7 +110,7 @@ def start_or_resume(
         "hours": hours,
         "init": init,
     }
-    checkpoint, run_state = _checkpoint_to_resume(out, recipe, surroundings)
+    checkpoint, run_state = _checkpoint_to_resume(out, recipe, left_off, surroundings)
     if checkpoint is not None and run_state.finished:
         return None
     torch.manual_seed(recipe.data.seed)  # decides the initial weights alone; nothing later draws from the global generator unseeded
@@ -174,19 +175,25 @@ def _begin(run: Run) -> None:
     keep_checkpoint(run)
 
 
-def _checkpoint_to_resume(out: Path, recipe: Recipe, surroundings: dict[str, Any]) -> tuple[Path | None, RunState]:
-    """Which checkpoint to go on from, and the run state to begin with.  RunError when the run is of another recipe or data."""
-    run_state = read_run_state(out)
-    name = _verified(out, run_state.checkpoint)
+def _left_off(out: Path, recipe: Recipe) -> str | None:
+    """The newest checkpoint that verifies, None in a new folder.  RunError when it is of another recipe: nothing else is worth opening."""
+    name = _verified(out, read_run_state(out).checkpoint)
     if name is None:
-        return None, RunState()
-    before = read_surroundings(out / "checkpoints" / name)
-    old = check_recipe(before["recipe"])
+        return None
+    old = check_recipe(read_surroundings(out / "checkpoints" / name)["recipe"])
     changed = [field for field in differing_fields(old, recipe) if field not in FREE_FIELDS]
     if changed:
         raise RunError(
             f"{str(out)!r} was started with another recipe: {', '.join(changed)} differ. Use the same settings, or another --out."
         )
+    return name
+
+
+def _checkpoint_to_resume(out: Path, recipe: Recipe, name: str | None, surroundings: dict[str, Any]) -> tuple[Path | None, RunState]:
+    """Which checkpoint to go on from, and the run state to begin with.  RunError when the run is of other data."""
+    if name is None:
+        return None, RunState()
+    run_state, before = read_run_state(out), read_surroundings(out / "checkpoints" / name)
     if before["data"] != surroundings["data"]:
         raise RunError(
             f"the pictures of {str(out)!r}, or its autoencoder, have changed since it was started. "
@@ -195,7 +202,7 @@ def _checkpoint_to_resume(out: Path, recipe: Recipe, surroundings: dict[str, Any
     differs = [key for key in ("hardware", "threads", "torch", "precision", "processes") if before[key] != surroundings[key]]
     if differs:
         warnings.warn(f"resuming on other {', '.join(differs)} than before: the result is as good, but not bit-identical", stacklevel=2)
-    return _extended(out, name, run_state, old, recipe)
+    return _extended(out, name, run_state, check_recipe(before["recipe"]), recipe)
 
 
 def _extended(out: Path, name: str, run_state: RunState, old: Recipe, new: Recipe) -> tuple[Path, RunState]:
