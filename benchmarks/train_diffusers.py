@@ -10,26 +10,20 @@ steps.  `large` is the example's own network; the others have half and a quarter
 
 from __future__ import annotations
 
-import os
-import time
+from benchmarks.peer import CLOCK, STARTED, read_options  # isort: split
 
-# On one core processor time counts, so that other work there is not held against it.  Ours has no such clock.
-CLOCK = time.process_time if len(os.sched_getaffinity(0)) == 1 else time.monotonic
-STARTED = CLOCK()  # before the slow imports: they are part of the time
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
 
-import argparse  # noqa: E402
-import copy  # noqa: E402
-import json  # noqa: E402
-from collections.abc import Callable  # noqa: E402
-from pathlib import Path  # noqa: E402
-
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel  # noqa: E402
-from diffusers.optimization import get_scheduler  # noqa: E402
-from diffusers.training_utils import EMAModel  # noqa: E402
-from PIL import Image  # noqa: E402
-from torch import Tensor  # noqa: E402
+import numpy as np
+import torch
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+from PIL import Image
+from torch import Tensor
 
 BATCH = 16
 WARMUP_STEPS = 500
@@ -96,13 +90,7 @@ def seconds_per_step(model: UNet2DModel, draw: Callable[[], Tensor]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--minutes", type=float, required=True)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--variant", choices=VARIANTS, default="medium")
-    options = parser.parse_args()
+    options = read_options(__doc__, VARIANTS)
     torch.manual_seed(options.seed)
     deadline = STARTED + 60 * options.minutes
     draw = batches(options.folder)

@@ -9,27 +9,20 @@ and FID on the way, which its Trainer does by default, are off: they would only 
 
 from __future__ import annotations
 
-import os
-import time
+from benchmarks.peer import CLOCK, STARTED, read_options  # isort: split
 
-# On one core processor time counts, so that other work there is not held against it.  Ours has no such clock.
-CLOCK = time.process_time if len(os.sched_getaffinity(0)) == 1 else time.monotonic
-STARTED = CLOCK()  # before the slow imports: they are part of the time
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
 
-import argparse  # noqa: E402
-import contextlib  # noqa: E402
-import json  # noqa: E402
-import sys  # noqa: E402
-from collections.abc import Iterator  # noqa: E402
-from pathlib import Path  # noqa: E402
-from types import ModuleType  # noqa: E402
-from typing import Any  # noqa: E402
+import numpy as np
+import torch
+from PIL import Image
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from PIL import Image  # noqa: E402
-
-from bowerbird import weights  # noqa: E402
+from bowerbird import weights
 
 VARIANTS = {"small": 16, "medium": 32, "large": 64}  # `dim`; 64 is its readme's
 TIMESTEPS = 1000
@@ -60,13 +53,7 @@ def until(deadline: float, batches: Iterator[Any]) -> Iterator[Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--minutes", type=float, required=True)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--variant", choices=VARIANTS, default="medium")
-    options = parser.parse_args()
+    options = read_options(__doc__, VARIANTS)
     torch.manual_seed(options.seed)
     size = Image.open(next(options.folder.glob("*.png"))).width
     model = diffusion(options.variant, size)

@@ -28,8 +28,9 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.conftest import tiny_recipe
+from tests.disks import FullDisk
 from tests.training.crashes import RECIPE, crashes, open_after, record_the_rest_of_a_run
-from tests.training.faults import KINDS, FullDisk, plant, writes_of
+from tests.training.faults import KINDS, plant, writes_of
 from tests.training.runs import Trainers, assert_same_run, kill_again_and_again, losses, run_here, torchrun, workers_of
 
 from bowerbird.errors import ResourceError, RunError, Stopped

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from pathlib import Path
 
 import pytest
 
 from bowerbird.errors import ModelError, ResourceError
 from bowerbird.storage import Disk, ensure_folder, read_sealed, require_free, seal, verify_folder, write_file, write_folder
+from tests.disks import FullDisk
 
 FILES = [("a.bin", b"a" * 100), ("part/b.bin", b"b" * 100)]
 
@@ -59,20 +58,6 @@ def test_nothing_is_replaced(folder: Path) -> None:
         write_folder(Disk(), folder, FILES, "manifest.json", {})
     assert verify_folder(folder, "manifest.json")["answer"] == 42
     assert [p.name for p in folder.parent.iterdir()] == ["new"]  # and nothing lies about
-
-
-class FullDisk(Disk):
-    """No space from the n-th write on."""
-
-    def __init__(self, writes: int) -> None:
-        self.left = writes
-
-    def write(self, path: Path, data: bytes) -> None:
-        if self.left == 0:
-            path.write_bytes(data[: len(data) // 2])
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self.left -= 1
-        super().write(path, data)
 
 
 @pytest.mark.parametrize("writes", range(3))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import random
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,12 +12,12 @@ import torch
 from bowerbird.errors import BowerbirdError
 from bowerbird.recipe import Recipe
 from bowerbird.run_folder import read_run_state
-from bowerbird.storage import Disk
 from bowerbird.training.batches import Batch
 from bowerbird.training.denoising import Denoising
 from bowerbird.training.record import Record
 from bowerbird.weights import load
 from tests.conftest import tiny_recipe
+from tests.disks import FullDisk
 from tests.training.runs import run_here
 
 KINDS = ("loss", "gradient", "data")
@@ -36,20 +34,6 @@ def damage(folder: Path, chance: random.Random) -> None:
         victim.unlink()
     else:
         victim.write_bytes(data if kind == "flip" else data[: chance.randrange(len(data))])
-
-
-class FullDisk(Disk):
-    """Space for so many writes and half of the next one."""
-
-    def __init__(self, writes: int) -> None:
-        self.left = writes
-
-    def write(self, path: Path, data: bytes) -> None:
-        if self.left == 0:
-            path.write_bytes(data[: len(data) // 2])
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self.left -= 1
-        super().write(path, data)
 
 
 def writes_of(pictures: Path, run: Path, recipe: Recipe) -> int:

@@ -21,7 +21,8 @@ from bowerbird.training.run import start_or_resume
 from bowerbird.training.signals import StopSignals
 from bowerbird.training.world import World
 from tests.conftest import tiny_recipe
-from tests.training.faults import KINDS, FullDisk, damage, plant, writes_of
+from tests.disks import FullDisk
+from tests.training.faults import KINDS, damage, plant, writes_of
 from tests.training.runs import CPU, losses, run_here
 
 RECIPE = tiny_recipe(sample={"every_epochs": 1, "count": 1, "steps": 1})

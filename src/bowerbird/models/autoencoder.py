@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# name: (channels at 1/2, 1/4, 1/8, 1/16, 1/32 of the resolution; residual blocks at each).  Most of the depth lies where
-# pictures are small: a block there costs a CPU a sixth of one at 1/2.
+# name: (channels at 1/2, 1/4, 1/8, 1/16, 1/32 of the resolution; residual blocks at each).  A level has a quarter of
+# the places of the one before and four times the products at each, so a block costs about the same wherever it stands.
 SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "ae-micro": ((12, 12, 12, 12, 12), (1, 1, 1, 1, 1)),
     "ae-small": ((24, 48, 96, 192, 384), (1, 2, 4, 4, 4)),
@@ -144,8 +144,8 @@ class ConvAutoencoder(Autoencoder):
 class Bridge(nn.Module):
     """From one number of channels to another: a convolution beside the channels themselves, averaged or repeated.
 
-    So information passes from the first step on, without having to be learnt (DC-AE, arXiv:2410.10733): on
-    two cores that is 1 dB after the first thousand pictures.
+    So information passes from the first step on, without having to be learnt (DC-AE, arXiv:2410.10733): 1 dB more after the
+    first thousand pictures, measured in docs/lab-log.md.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int) -> None:

@@ -20,16 +20,12 @@ from bowerbird.draws import generator
 from bowerbird.errors import PictureFolderError, RunError, Stopped
 from bowerbird.progress import Cancelled, OnProgress, Progress, tell
 from bowerbird.recipe import Recipe
-from bowerbird.run_folder import (
-    read_run_state,
-)
+from bowerbird.run_folder import read_run_state
 from bowerbird.storage import TEMPORARY, Disk, ensure_folder
 from bowerbird.training.batches import Batch, chosen_pictures
 from bowerbird.training.budget import Budget, Forecast, Watch, frozen_length, no_trace, of_length, promise
 from bowerbird.training.budget import forecast as forecast_run
-from bowerbird.training.checkpoint import (
-    SAVE_SECONDS,
-)
+from bowerbird.training.checkpoint import SAVE_SECONDS
 from bowerbird.training.held_out import BATCH as HELD_OUT_BATCH
 from bowerbird.training.optimizer import decay_start, learning_rate, set_learning_rate
 from bowerbird.training.report import write_tensorboard

@@ -60,8 +60,9 @@ class Restoring:
         x0 = batch.x0[rows]
         with devices.autocast(self.device, self.precision):
             restored, mean, log_variance = model(x0, batch.eps[rows])
-            likeness = self._unlikeness(restored, x0)
-        return pixel_error(restored.float(), x0) + likeness + self.recipe.autoencoder.kl * kl_to_normal(mean.float(), log_variance.float())
+            feature_loss = self._feature_loss(restored, x0)
+        kl = self.recipe.autoencoder.kl * kl_to_normal(mean.float(), log_variance.float())
+        return pixel_error(restored.float(), x0) + feature_loss + kl
 
     def held_out_losses(self, model: nn.Module, chosen: NDArray[np.int64], first: int) -> Tensor:
         """From the mean of the latents: error of the pixels, and distance of the features."""
@@ -70,7 +71,7 @@ class Restoring:
         restored = self._restored(model, x0)
         terms = [pixel_error(restored, x0)]
         if self.features is not None:
-            terms.append(self._unlikeness(restored, x0))
+            terms.append(self._feature_loss(restored, x0))
         return torch.stack(terms, dim=1)
 
     def grid(self, model: nn.Module, count: int, steps: int, check: Callable[[], None], world: World) -> bytes:
@@ -94,7 +95,7 @@ class Restoring:
     def _restored(self, model: ConvAutoencoder, x0: Tensor) -> Tensor:
         return model.decode(model.encode(x0)[0])
 
-    def _unlikeness(self, restored: Tensor, x0: Tensor) -> Tensor:
+    def _feature_loss(self, restored: Tensor, x0: Tensor) -> Tensor:
         """Weighted distance of the features, (B,); what it compares with needs no gradient."""
         if self.features is None:
             return torch.zeros(len(x0), device=self.device)
