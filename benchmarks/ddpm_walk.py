@@ -30,10 +30,10 @@ from bowerbird.diffusion.loss import WEIGHTINGS, denoising_loss, normalised
 from bowerbird.diffusion.prediction import add_noise
 from bowerbird.generate import OwnPainter, find_model_folder
 from bowerbird.model_folder import open_model_folder
+from bowerbird.models.build import levels_of
 from bowerbird.recipe import check_recipe
 from bowerbird.request import PaintRequest
 from bowerbird.training.checkpoint import new_state
-from bowerbird.training.denoising import levels_of
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bowerbird.diffusion.prediction import PREDICTIONS, add_noise
-from bowerbird.models.build import build_denoiser
+from bowerbird.models.build import build_denoiser, levels_of
 from bowerbird.models.denoiser import Denoiser, DenoiserSpec
 from tests.conftest import tiny_recipe
 
@@ -70,3 +70,20 @@ def test_end_points() -> None:
     eps = {"prediction": "eps", "weighting": "eps", "noise_levels": "uniform-t"}
     spec = build_denoiser(tiny_recipe(model=unet, diffusion=eps), (3, 16, 16), 0).spec
     assert spec.sigma_max == pytest.approx(157.4, abs=0.05)
+
+
+@pytest.mark.parametrize("levels", [{"noise_levels": "log-normal", "location": 0.7, "scale": 1.1}, {"noise_levels": "logit-normal"}])
+def test_sampling_asks_for_no_level_that_training_hardly_saw(levels: dict[str, object]) -> None:
+    """98.8% of the training draws lie within the range that sampling walks, and half of the others on each side."""
+    recipe = tiny_recipe(diffusion=levels)
+    spec = build_denoiser(recipe, (3, 16, 16), 0).spec
+    drawn = levels_of(recipe)((torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000)
+    for beyond in (drawn < spec.sigma_min, drawn > spec.sigma_max):
+        assert beyond.double().mean().item() == pytest.approx(0.0062, abs=2e-4)
+
+
+@pytest.mark.parametrize("prediction", ["eps", "v", "x0", "edm"])
+def test_our_transformer_is_told_the_logarithm_of_the_noise_whatever_it_predicts(prediction: str) -> None:
+    levels = {"noise_levels": "uniform-t"} if prediction in ("eps", "v") else {}
+    model = build_denoiser(tiny_recipe(diffusion={"prediction": prediction, **levels}), (3, 16, 16), 0)
+    torch.testing.assert_close(model.time(torch.tensor([1.0, 16.0])), torch.tensor([1.0, 16.0]).log() / 4)

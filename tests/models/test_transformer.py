@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bowerbird.models.condition import Condition
-from bowerbird.models.transformer import SIZES, Transformer, TransformerConfig, rotary_angles, rotate
+from bowerbird.models.transformer import FASTEST, SIZES, FourierFeatures, Transformer, TransformerConfig, rotary_angles, rotate
 
 WIDTH, DEPTH, HEADS = SIZES["micro"]
 
@@ -47,6 +47,18 @@ def test_hidden_labels_are_no_labels() -> None:
     x, time = torch.randn(2, 3, 16, 16), torch.rand(2)
     torch.testing.assert_close(network(x, time), network(x, time, Condition(label=torch.tensor([3, 3]))))
     assert not torch.allclose(network(x, time), network(x, time, Condition(label=torch.tensor([1, 1]))))
+
+
+def test_neighbouring_noise_levels_look_alike() -> None:
+    """What is learnt at one level serves the next: a tenth more noise hardly turns the features, ten times more turns them away."""
+    features = FourierFeatures(192, FASTEST)
+    levels = torch.logspace(-2, 2, 50)
+
+    def likeness(ratio: float) -> torch.Tensor:
+        return torch.cosine_similarity(features(levels.log() / 4), features((ratio * levels).log() / 4))
+
+    assert likeness(1.1).min() > 0.98
+    assert likeness(10.0).max() < 0.3
 
 
 def test_rotary_attention_depends_on_distance_alone() -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import torch
+
+from bowerbird.diffusion.schedule import NoiseLevels, log_normal, logit_normal, uniform_t
 from bowerbird.errors import RecipeError
 from bowerbird.models import transformer, unet
 from bowerbird.models.autoencoder import ConvAutoencoder, autoencoder_config
 from bowerbird.models.denoiser import Betas, Denoiser, DenoiserSpec
 from bowerbird.recipe import Recipe
 
-SIGMA_RANGE_EDM = (0.002, 80.0)  # EDM, arXiv:2206.00364, table 1
-SIGMA_RANGE_FLOW = (1 / 999, 999.0)  # t = 0.001 .. 0.999, sigma = t / (1 - t)
+REACH = 2.5  # sampling walks this many standard deviations of the noise levels of training: beyond, the network was hardly asked
 SIGMA_DATA_PIXELS = 0.5
 
 
@@ -28,7 +30,7 @@ def build_denoiser(recipe: Recipe, sample_shape: tuple[int, int, int], label_cou
         )
     width, depth, heads = transformer.SIZES[recipe.model.size]
     shape = transformer.TransformerConfig(
-        width, depth, heads, recipe.model.patch, channels, label_count, recipe.train.dropout, recipe.model.detail
+        width, depth, heads, recipe.model.patch, channels, label_count, recipe.train.dropout, recipe.model.detail, transformer.FASTEST
     )
     return Denoiser(transformer.Transformer(shape), _spec(recipe, sample_shape))
 
@@ -36,6 +38,16 @@ def build_denoiser(recipe: Recipe, sample_shape: tuple[int, int, int], label_cou
 def sigma_data_of(recipe: Recipe) -> float:
     """The standard deviation of what the model learns on: latents are scaled to 1."""
     return SIGMA_DATA_PIXELS if recipe.model.autoencoder == "rgb" else 1.0
+
+
+def levels_of(recipe: Recipe) -> NoiseLevels:
+    """The distribution of noise levels that the recipe's [diffusion] section names."""
+    words = recipe.diffusion
+    if words.noise_levels == "uniform-t":
+        return uniform_t(Betas(kind=words.betas).schedule())
+    if words.noise_levels == "log-normal":
+        return log_normal(words.location, words.scale)
+    return logit_normal(words.location, words.scale, words.shift)
 
 
 def build_autoencoder(recipe: Recipe) -> ConvAutoencoder:
@@ -51,10 +63,11 @@ def _spec(recipe: Recipe, sample_shape: tuple[int, int, int]) -> DenoiserSpec:
         "sample_shape": sample_shape,
         "clip_x0": recipe.model.autoencoder == "rgb",
     }
+    own = recipe.model.network == "transformer"
     if recipe.diffusion.prediction in ("eps", "v"):
         betas = Betas(kind=recipe.diffusion.betas)
         schedule = betas.schedule()
-        return DenoiserSpec(time="timestep", betas=betas, sigma_min=schedule.sigma_min, sigma_max=schedule.sigma_max, **fields)
-    sigma_min, sigma_max = SIGMA_RANGE_EDM if recipe.diffusion.noise_levels == "log-normal" else SIGMA_RANGE_FLOW
-    time: Literal["log-sigma", "flow-t"] = "log-sigma" if recipe.model.network == "transformer" else "flow-t"
-    return DenoiserSpec(time=time, sigma_min=sigma_min, sigma_max=sigma_max, **fields)
+        time: Literal["log-sigma", "timestep", "flow-t"] = "log-sigma" if own else "timestep"
+        return DenoiserSpec(time=time, betas=betas, sigma_min=schedule.sigma_min, sigma_max=schedule.sigma_max, **fields)
+    sigma_min, sigma_max = levels_of(recipe)(torch.special.ndtr(torch.tensor([-REACH, REACH], dtype=torch.float64))).tolist()
+    return DenoiserSpec(time="log-sigma" if own else "flow-t", sigma_min=sigma_min, sigma_max=sigma_max, **fields)

@@ -41,7 +41,7 @@ class DenoiserSpec(BaseModel):
 
     prediction: Literal["eps", "v", "x0", "flow", "edm"]
     time: Literal["timestep", "log-sigma", "flow-t"]  # the form in which the network is told the noise level
-    betas: Betas | None = None  # only for time = "timestep"
+    betas: Betas | None = None  # of those who predict eps or v
     sigma_min: float
     sigma_max: float
     sigma_data: float  # standard deviation of the pictures: 0.5 for pixels, 1 for normalised latents
@@ -67,7 +67,8 @@ class Denoiser(nn.Module):
 
     def time(self, sigma: Tensor) -> Tensor:
         """The noise level as this network was taught it, (B,)."""
-        if self.schedule is not None:
+        if self.spec.time == "timestep":
+            assert self.schedule is not None
             return self.schedule.t_from_sigma(sigma).to(sigma.dtype)
         if self.spec.time == "log-sigma":
             return sigma.log() / 4  # EDM, arXiv:2206.00364, table 1

@@ -26,6 +26,7 @@ SIZES = {
     "base": (768, 16, 12),
     "large": (1024, 24, 16),
 }
+FASTEST = 20.0  # of new models: one turn while sigma grows 3.5-fold
 HEAD_OF_ROTARY = 10_000.0  # slowest rotary frequency, as in RoFormer (arXiv:2104.09864)
 
 
@@ -41,6 +42,7 @@ class TransformerConfig:
     label_count: int = 0
     dropout: float = 0.0
     detail: int = 0  # channels of the convolutions at full resolution around the transformer; 0 leaves them out
+    fastest: float = 1000.0  # how finely the network tells noise levels apart (FourierFeatures); 1000 is that of the first models
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -57,7 +59,7 @@ class Transformer(nn.Module):
             nn.Sequential(conv(config.channels, config.detail), nn.SiLU(), conv(config.detail, config.detail)) if config.detail else None
         )
         self.embed = nn.Conv2d(config.detail or config.channels, width, patch, stride=patch)
-        self.time = nn.Sequential(FourierFeatures(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        self.time = nn.Sequential(FourierFeatures(width, config.fastest), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.label = nn.Embedding(config.label_count + 1, width) if config.label_count else None
         self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
@@ -149,12 +151,16 @@ def conv(channels_in: int, channels_out: int) -> nn.Conv2d:
 
 
 class FourierFeatures(nn.Module):
-    """time (B,) -> (B, width): sines and cosines at frequencies from 1 to 1000, evenly spaced in the logarithm."""
+    """time (B,), ln(sigma) / 4, -> (B, width): sines and cosines at frequencies from 1 to `fastest`, evenly spaced in the logarithm.
 
-    def __init__(self, width: int) -> None:
+    Slow ones let the network carry what it learnt at one noise level over to the next.  Sampling visits a handful of exact
+    levels, and with fast ones it falls between those of training: the outputs there are as good as random (docs/lab-log.md).
+    """
+
+    def __init__(self, width: int, fastest: float) -> None:
         super().__init__()
         self.frequencies: Tensor
-        self.register_buffer("frequencies", torch.logspace(0, 3, width // 2), persistent=False)
+        self.register_buffer("frequencies", torch.logspace(0, math.log10(fastest), width // 2), persistent=False)
 
     def forward(self, time: Tensor) -> Tensor:
         angles = time[:, None].float() * self.frequencies

@@ -18,13 +18,12 @@ from bowerbird import draws
 from bowerbird.data.pictures import Pictures
 from bowerbird.diffusion.loss import WEIGHTINGS, denoising_loss, normalised
 from bowerbird.diffusion.prediction import add_noise
-from bowerbird.diffusion.schedule import NoiseLevels, log_normal, logit_normal, uniform_t
 from bowerbird.generate import OwnPainter, open_autoencoder
 from bowerbird.model_folder import Manifest, SamplingDefaults, scale_of
 from bowerbird.models.autoencoder import LatentSpace, Rgb
-from bowerbird.models.build import build_denoiser, sigma_data_of
+from bowerbird.models.build import build_denoiser, levels_of, sigma_data_of
 from bowerbird.models.condition import Condition
-from bowerbird.models.denoiser import Betas, Denoiser
+from bowerbird.models.denoiser import Denoiser
 from bowerbird.progress import OnProgress
 from bowerbird.recipe import Recipe
 from bowerbird.request import PaintRequest
@@ -144,13 +143,3 @@ class Denoising:
             return None
         labels = self.pictures.labels[chosen]
         return Condition(label=torch.from_numpy(np.where(hidden | (labels < 0), len(self.labels), labels)).to(self.device))
-
-
-def levels_of(recipe: Recipe) -> NoiseLevels:
-    """The distribution of noise levels that the recipe's [diffusion] section names."""
-    words = recipe.diffusion
-    if words.noise_levels == "uniform-t":
-        return uniform_t(Betas(kind=words.betas).schedule())
-    if words.noise_levels == "log-normal":
-        return log_normal(words.location, words.scale)
-    return logit_normal(words.location, words.scale, words.shift)
