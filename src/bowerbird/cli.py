@@ -103,7 +103,7 @@ def train(
     started = time.monotonic()
     if hours is not None and count is not None:
         raise RequestError("--hours and --pictures are both given, and each alone decides the length. Leave one out.")
-    changes = [*(settings or []), *([f"train.pictures={count}"] if count else [])]
+    changes = [*(settings or []), *([f"train.pictures={count}"] if count else []), *([f"train.init={init}"] if init is not None else [])]
     plan = read_recipe(recipe, changes)
     run = out or Path("runs") / f"{pictures.resolve().name}-{plan.name}"
     from bowerbird import device as devices
@@ -117,7 +117,7 @@ def train(
         if only_forecast:
             plan_of_run = forecast(pictures, plan, budget, device=device, on_progress=on_progress)
         else:
-            train_model(pictures, run, plan, device=device, on_progress=on_progress, budget=budget, init=init)
+            train_model(pictures, run, plan, device=device, on_progress=on_progress, budget=budget)
     if only_forecast:
         _print(context, plan_of_run.to_json(), plan_of_run.line())
         return

@@ -64,7 +64,7 @@ def load(where: str | Path, device: str | None = None) -> Painter:
 
 
 def open_model(where: str | Path, device: torch.device, opening: Opening | None = None) -> Painter:
-    """A painter for a run, a model folder, a diffusers folder, a checkpoint or a hub name; ModelError when it is none of them."""
+    """A painter for a run, a bundled model, a folder, a checkpoint or a hub name; ModelError when it is none of them."""
     opening = opening or Opening()
     path = pretrained.fetched(where, opening.offline, opening.ask)
     if pretrained.can_open(path):
@@ -100,24 +100,28 @@ def open_autoencoder(where: str | Path, device: torch.device, opening: Opening |
     folder = autoencoder_folder(pretrained.fetched(where, opening.offline, opening.ask, only_autoencoder=True))
     if (folder / MANIFEST).is_file():
         if read_manifest(folder).rung != "autoencoder":
-            raise ModelError(f"{str(where)!r} paints; it is no autoencoder. Bundled ones: {', '.join(bundled_autoencoders())}.")
+            raise ModelError(f"{str(where)!r} paints; it is no autoencoder. Bundled ones: {', '.join(bundled(autoencoders=True))}.")
         return open_autoencoder_part(folder).to(device)
     if autoencoder_place(folder) is None:
-        raise ModelError(f"{str(where)!r} is no autoencoder. Bundled ones: {', '.join(bundled_autoencoders())}; or give the run of one.")
+        raise ModelError(
+            f"{str(where)!r} is no autoencoder. Bundled ones: {', '.join(bundled(autoencoders=True))}; or give the run of one."
+        )
     return open_pretrained_autoencoder(folder).to(device)
 
 
-def bundled_autoencoders() -> list[str]:
-    return sorted(path.parent.name for path in BUNDLED.glob(f"*/{MANIFEST}"))
+def bundled(autoencoders: bool) -> dict[str, Path]:
+    """The model folders that come with the project, by name: autoencoders, or those that paint."""
+    folders = sorted(path.parent for path in BUNDLED.glob(f"*/{MANIFEST}"))
+    return {folder.name: folder for folder in folders if (read_manifest(folder).rung == "autoencoder") == autoencoders}
 
 
 def autoencoder_folder(where: str | Path) -> Path:
     """The folder of a bundled autoencoder, by name, or of any other as for `find_model_folder`."""
-    if str(where) in bundled_autoencoders():
-        return BUNDLED / str(where)
+    names = bundled(autoencoders=True)
+    if str(where) in names:
+        return names[str(where)]
     if not Path(str(where).partition("@")[0]).exists():
-        near = did_you_mean(str(where), bundled_autoencoders())
-        raise ModelError(f"there is no autoencoder {str(where)!r}.{near} Or give the run or folder of one.")
+        raise ModelError(f"there is no autoencoder {str(where)!r}.{did_you_mean(str(where), names)} Or give the run or folder of one.")
     return find_model_folder(where)
 
 
@@ -136,7 +140,8 @@ def is_model(where: str | Path) -> bool:
     """Whether `open_model` has something to open there, rather than, say, a folder of pictures."""
     folder = Path(str(where).partition("@")[0])
     return (
-        pretrained.is_remote(where)
+        str(where) in bundled(autoencoders=False)
+        or pretrained.is_remote(where)
         or pretrained.can_open(Path(where))
         or is_run(folder)
         or (folder / MANIFEST).is_file()
@@ -157,11 +162,16 @@ class Opening:
 
 
 def find_model_folder(where: str | Path) -> Path:
-    """The folder behind a MODEL argument; for a run that is its best model, or RUN@latest."""
+    """The folder behind a MODEL argument: a bundled model by name, a run's best model, RUN@latest, or the folder itself."""
+    names = bundled(autoencoders=False)
+    if str(where) in names:
+        return names[str(where)]
     path, _, which = str(where).partition("@")
     folder = Path(path)
     if not folder.exists():
-        raise ModelError(f"there is no model at {path!r}. Give a run, a model folder or a diffusers folder.")
+        raise ModelError(
+            f"there is no model at {path!r}. Give a run, a model folder, a diffusers folder or a bundled model: {', '.join(names)}."
+        )
     return model_of_run(folder, which or "best") if is_run(folder) else folder
 
 

@@ -83,6 +83,7 @@ class Diffusion(Section):
 class Train(Section):
     """How long and how the weights move."""
 
+    init: str = Field("", description="a model whose weights a new run begins with, where they fit; nothing: learn from the beginning")
     pictures: int = Field(200_000, ge=1, description="how many pictures are seen in all; the budget")
     batch: int = Field(64, ge=1, description="pictures per update")
     micro_batch: int = Field(0, ge=0, description="pictures per forward pass, 0 for the whole batch; lower it when memory runs out")

@@ -180,12 +180,13 @@ def test_what_cannot_be_is_said(picture_folder: Path, tmp_path: Path, autoencode
 def test_a_run_begins_with_the_weights_of_a_lower_rung(picture_folder: Path, tmp_path: Path) -> None:
     """--init: what fits is taken over; the first average is then the lower rung's, and a model that shares nothing is refused."""
     lower = run_here(picture_folder, tmp_path / "lower", tiny_recipe())
-    higher = tiny_recipe(data={"size": 32}, train={"pictures": 8, "lr": 1e-12})
-    run = run_here(picture_folder, tmp_path / "higher", higher, init=str(lower))
+    higher = tiny_recipe(data={"size": 32}, train={"pictures": 8, "lr": 1e-12, "init": str(lower)})
+    run = run_here(picture_folder, tmp_path / "higher", higher)
     before, after = (open_model(where, CPU).model.state_dict() for where in (f"{lower}@best", run))  # type: ignore[attr-defined]
     assert all(torch.allclose(before[name], after[name]) for name in before)
     with pytest.raises(ModelError, match="no weights"):
-        run_here(picture_folder, tmp_path / "other", tiny_recipe(model={"network": "unet", "size": "ddpm-micro"}), init=str(lower))
+        other = tiny_recipe(model={"network": "unet", "size": "ddpm-micro"}, train={"init": str(lower)})
+        run_here(picture_folder, tmp_path / "other", other)
     assert read_run_state(tmp_path / "other").checkpoint is None
 
 

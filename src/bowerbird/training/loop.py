@@ -46,11 +46,9 @@ def train(
     on_progress: OnProgress | None = None,
     disk: Disk | None = None,
     budget: Budget | None = None,
-    init: str | None = None,
 ) -> Path:
     """Train on the pictures in `source`, writing the run `out`; start, resume or extend.  Returns `out`.
 
-    init: a model whose weights a new run begins with, where names and shapes agree.
     With a budget a new run begins with a forecast, and its hours become a number of pictures, which a resumed run finds again.
     Raises RunError when `out` is locked or belongs to another recipe, Stopped (exit code 75) after a signal.
     """
@@ -66,7 +64,7 @@ def train(
             if plan is not None:
                 tell(on_progress, Progress("forecast", 1, 1, note=plan.line()))
             with world.leader_first():
-                run = start_or_resume(out, recipe, pictures, device, disk, stop, world, budget.hours if budget else None, init, on_progress)
+                run = start_or_resume(out, recipe, pictures, device, disk, stop, world, budget.hours if budget else None, on_progress)
             if run is None:
                 tell(on_progress, Progress("finished", recipe.train.pictures, recipe.train.pictures, note=f"{out} is finished"))
                 return out

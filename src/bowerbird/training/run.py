@@ -88,13 +88,11 @@ def start_or_resume(
     stop: StopSignals,
     world: World,
     hours: float | None = None,
-    init: str | None = None,
     on_progress: OnProgress | None = None,
 ) -> Run | None:
     """A run at its beginning, at its last verified checkpoint, or None when there is nothing left to do.
 
     hours: what was turned into the recipe's number of pictures; kept, so that the same hours find it again.
-    init: a model whose weights a new run begins with, where names and shapes agree.
     """
     left_off = _left_off(out, recipe)
     precision = devices.choose_precision(recipe.train.precision, device)
@@ -108,15 +106,14 @@ def start_or_resume(
         "precision": precision,
         "processes": world.size,
         "hours": hours,
-        "init": init,
     }
     checkpoint, run_state = _checkpoint_to_resume(out, recipe, left_off, surroundings)
     if checkpoint is not None and run_state.finished:
         return None
     torch.manual_seed(recipe.data.seed)  # decides the initial weights alone; nothing later draws from the global generator unseeded
     model = objective.new_model().to(device)
-    if init is not None and checkpoint is None:
-        begin_with(model, init)
+    if recipe.train.init and checkpoint is None:
+        begin_with(model, recipe.train.init)
     if device.type == "cuda":
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     state = new_state(model, recipe)
@@ -157,7 +154,9 @@ def begin_with(model: nn.Module, init: str) -> None:
     own, found = model.state_dict(), other.state_dict()
     fitting = {name: tensor for name, tensor in found.items() if name in own and own[name].shape == tensor.shape}
     if not fitting:
-        raise ModelError(f"no weights of {init!r} fit this recipe. Choose the same model.network and model.size, or leave --init out.")
+        raise ModelError(
+            f"no weights of {init!r} fit this recipe. Choose the same model.network and model.size, or learn from the beginning: --init ''."
+        )
     model.load_state_dict({**own, **fitting})
     if len(fitting) < len(own):
         warnings.warn(f"{len(fitting)} of {len(own)} tensors begin as in {init!r}; the others begin anew", stacklevel=2)
