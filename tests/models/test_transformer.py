@@ -4,7 +4,17 @@ import pytest
 import torch
 
 from bowerbird.models.condition import Condition
-from bowerbird.models.transformer import FASTEST, SIZES, FourierFeatures, Transformer, TransformerConfig, rotary_angles, rotate
+from bowerbird.models.transformer import (
+    FASTEST,
+    POSITIONS,
+    SIZES,
+    FourierFeatures,
+    Transformer,
+    TransformerConfig,
+    positions,
+    rotary_angles,
+    rotate,
+)
 
 WIDTH, DEPTH, HEADS = SIZES["micro"]
 
@@ -12,7 +22,7 @@ WIDTH, DEPTH, HEADS = SIZES["micro"]
 def awake(labels: int = 0, patch: int = 4, detail: int = 0) -> Transformer:
     """A small network whose zero-initialised parts are stirred, so that everything it has takes part."""
     torch.manual_seed(0)
-    network = Transformer(TransformerConfig(WIDTH, DEPTH, HEADS, patch, label_count=labels, detail=detail))
+    network = Transformer(TransformerConfig(WIDTH, DEPTH, HEADS, patch, label_count=labels, detail=detail, absolute=True))
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return network
@@ -59,6 +69,15 @@ def test_neighbouring_noise_levels_look_alike() -> None:
 
     assert likeness(1.1).min() > 0.98
     assert likeness(10.0).max() < 0.3
+
+
+def test_every_place_is_told_apart_and_means_the_same_at_every_size() -> None:
+    """Features of a place are those of the same share of a larger picture, and no two places share them."""
+    told = positions(6, 6, torch.device("cpu"))
+    assert told.shape == (36, 4 * POSITIONS)
+    assert torch.cdist(told, told).fill_diagonal_(9).min() > 0.5
+    finer = positions(18, 18, torch.device("cpu")).unflatten(0, (18, 18))[1::3, 1::3]  # the middle one of three lies where the one lay
+    torch.testing.assert_close(finer.flatten(0, 1), told)
 
 
 def test_rotary_attention_depends_on_distance_alone() -> None:

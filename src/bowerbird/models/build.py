@@ -30,7 +30,16 @@ def build_denoiser(recipe: Recipe, sample_shape: tuple[int, int, int], label_cou
         )
     width, depth, heads = transformer.SIZES[recipe.model.size]
     shape = transformer.TransformerConfig(
-        width, depth, heads, recipe.model.patch, channels, label_count, recipe.train.dropout, recipe.model.detail, transformer.FASTEST
+        width,
+        depth,
+        heads,
+        recipe.model.patch,
+        channels,
+        label_count,
+        recipe.train.dropout,
+        recipe.model.detail,
+        absolute=True,
+        fastest=transformer.FASTEST,
     )
     return Denoiser(transformer.Transformer(shape), _spec(recipe, sample_shape))
 

@@ -26,6 +26,7 @@ SIZES = {
     "base": (768, 16, 12),
     "large": (1024, 24, 16),
 }
+POSITIONS = 8  # waves across the picture, in each direction, by which a token is told its place
 FASTEST = 20.0  # of new models: one turn while sigma grows 3.5-fold
 HEAD_OF_ROTARY = 10_000.0  # slowest rotary frequency, as in RoFormer (arXiv:2104.09864)
 
@@ -42,6 +43,7 @@ class TransformerConfig:
     label_count: int = 0
     dropout: float = 0.0
     detail: int = 0  # channels of the convolutions at full resolution around the transformer; 0 leaves them out
+    absolute: bool = False  # whether tokens are also told where in the picture they lie; the first models knew distances alone
     fastest: float = 1000.0  # how finely the network tells noise levels apart (FourierFeatures); 1000 is that of the first models
 
     def to_dict(self) -> dict[str, Any]:
@@ -59,6 +61,7 @@ class Transformer(nn.Module):
             nn.Sequential(conv(config.channels, config.detail), nn.SiLU(), conv(config.detail, config.detail)) if config.detail else None
         )
         self.embed = nn.Conv2d(config.detail or config.channels, width, patch, stride=patch)
+        self.position = nn.Linear(4 * POSITIONS, width) if config.absolute else None
         self.time = nn.Sequential(FourierFeatures(width, config.fastest), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.label = nn.Embedding(config.label_count + 1, width) if config.label_count else None
         self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
@@ -93,6 +96,8 @@ class Transformer(nn.Module):
         tokens = self.embed(fine)  # (B, W, h, w)
         height, width = tokens.shape[2:]
         tokens = tokens.flatten(2).transpose(1, 2)  # (B, h*w, W)
+        if self.position is not None:
+            tokens = tokens + self.position(positions(height, width, x.device))
         level = self.time(time)  # (B, W)
         if self.label is not None:
             level = level + self.label(self._labels(cond, len(x), x.device))
@@ -165,6 +170,19 @@ class FourierFeatures(nn.Module):
     def forward(self, time: Tensor) -> Tensor:
         angles = time[:, None].float() * self.frequencies
         return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def positions(height: int, width: int, device: torch.device) -> Tensor:
+    """Where each token lies, (h*w, 4 * POSITIONS): cosines and sines of 1/2, 1, 3/2 ... waves across the picture, by y and by x.
+
+    In shares of the picture, so that a model for another size may begin with these weights.  Rotary positions tell distances
+    alone; but the middle of a picture is not its border.
+    """
+    waves = math.pi * torch.arange(1, POSITIONS + 1, device=device)
+    y, x = (((torch.arange(count, device=device) + 0.5) / count)[:, None] * waves for count in (height, width))
+    by_y = torch.cat([y.cos(), y.sin()], dim=-1)[:, None].expand(height, width, -1)
+    by_x = torch.cat([x.cos(), x.sin()], dim=-1)[None].expand(height, width, -1)
+    return torch.cat([by_y, by_x], dim=-1).flatten(0, 1)
 
 
 def rotary_angles(height: int, width: int, head_width: int, device: torch.device) -> Tensor:

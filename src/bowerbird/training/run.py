@@ -18,8 +18,8 @@ from torch.nn.parallel import DistributedDataParallel
 from bowerbird import device as devices
 from bowerbird.data.pictures import Pictures
 from bowerbird.errors import ModelError, RunError
-from bowerbird.generate import find_model_folder, open_autoencoder
-from bowerbird.model_folder import open_model_folder
+from bowerbird.generate import find_model_folder, is_autoencoder, open_autoencoder
+from bowerbird.model_folder import MANIFEST, open_model_folder
 from bowerbird.models.autoencoder import Autoencoder
 from bowerbird.progress import OnProgress
 from bowerbird.recipe import FREE_FIELDS, Recipe, check_recipe, differing_fields, write_recipe
@@ -111,7 +111,7 @@ def start_or_resume(
     if checkpoint is not None and run_state.finished:
         return None
     torch.manual_seed(recipe.data.seed)  # decides the initial weights alone; nothing later draws from the global generator unseeded
-    model = objective.new_model().to(device)
+    model = (objective.new_model() if checkpoint is None else _same_network(out) or objective.new_model()).to(device)
     if recipe.train.init and checkpoint is None:
         begin_with(model, recipe.train.init)
     if device.type == "cuda":
@@ -160,6 +160,15 @@ def begin_with(model: nn.Module, init: str) -> None:
     model.load_state_dict({**own, **fitting})
     if len(fitting) < len(own):
         warnings.warn(f"{len(fitting)} of {len(own)} tensors begin as in {init!r}; the others begin anew", stacklevel=2)
+
+
+def _same_network(out: Path) -> nn.Module | None:
+    """The network of the run's newest model, to go on with: a later Bowerbird may build another one from the same recipe."""
+    name = newest_verified(out / "models", MANIFEST)
+    if name is None:
+        return None
+    folder = out / "models" / name
+    return open_autoencoder(folder, torch.device("cpu")) if is_autoencoder(folder) else open_model_folder(folder)[0]
 
 
 def _begin(run: Run) -> None:

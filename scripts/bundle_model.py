@@ -1,6 +1,7 @@
-"""A trained autoencoder -> the bundled one: half precision, best model of the run, with its licence note.
+"""A trained model -> a bundled one: half precision, with its licence note.
 
-    python scripts/bundle_autoencoder.py RUN autoencoder-8x
+    python scripts/bundle_model.py RUN autoencoder-8x
+    python scripts/bundle_model.py RUN@latest starter
 
 The bundled ones were trained on the `parts` split of the project's pictures (emoji, clip art, animals, some photographs),
 and never saw `bench` or `held`, on which benchmarks train and are judged.
@@ -14,7 +15,7 @@ from pathlib import Path
 import torch
 
 from bowerbird.generate import BUNDLED, find_model_folder, open_autoencoder
-from bowerbird.model_folder import read_manifest, save_model
+from bowerbird.model_folder import open_latent_space, open_model_folder, read_manifest, save_model
 from bowerbird.storage import Disk
 
 LICENCE = (
@@ -27,8 +28,12 @@ def main() -> None:
     run, name = sys.argv[1:]
     folder = find_model_folder(run)
     manifest = read_manifest(folder).model_copy(update={"licence": LICENCE})
-    autoencoder = open_autoencoder(folder, torch.device("cpu"))
-    save_model(Disk(), BUNDLED / name, autoencoder.half(), manifest, (folder / "samples.png").read_bytes())
+    if manifest.rung == "autoencoder":
+        model, space = open_autoencoder(folder, torch.device("cpu")).half(), None
+    else:
+        model, space = open_model_folder(folder)[0].half(), open_latent_space(folder, manifest)
+        space.autoencoder.half()
+    save_model(Disk(), BUNDLED / name, model, manifest, (folder / "samples.png").read_bytes(), space)
     print(BUNDLED / name, sum(file.stat().st_size for file in Path(BUNDLED / name).rglob("*") if file.is_file()), "bytes")
 
 
