@@ -4,6 +4,7 @@
     python -m benchmarks run quality --entrant diffusers --variant small --minutes 10 --prerun ...   (and medium, large)
     python -m benchmarks run quality --entrant diffusers --minutes 20 ...                            (the winner of the pre-runs)
     python -m benchmarks run quality --entrant gaussian ...                                          (needs no training)
+    python -m benchmarks run trial --variant latent-64 --set train.lr=3e-3 --tag faster --minutes 3 ...      a step of the recipe study
     python -m benchmarks run painting --entrant ours --minutes 20 ...       seconds per picture by steps, with KID
     python -m benchmarks run speed ...                                      training pictures/s, ours and diffusers, same U-Net
     python -m benchmarks run startup ...                                    seconds to help, import and a first picture
@@ -38,6 +39,8 @@ def main() -> None:
     run.add_argument("--entrant", choices=[*ENTRANTS, *TRIVIAL], default="ours")
     run.add_argument("--variant", help="a size of the entrant, or a recipe for ours; by default the winner of the pre-runs")
     run.add_argument("--prerun", action="store_true", help="this run only chooses the size")
+    run.add_argument("--set", action="append", default=[], help="trial: section.field=value, as for bowerbird train; may be repeated")
+    run.add_argument("--tag", default="plain", help="trial: a name for what was changed")
     run.add_argument("--minutes", type=float, default=20, help="time to train, start-up included")
     run.add_argument("--seed", type=int, default=0)
     run.add_argument("--size", type=int, default=64, help="side of the pictures in pixels")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,9 +34,9 @@ def _batches(count: int) -> list[int]:
     return [min(BATCH, count - start) for start in range(0, count, BATCH)]
 
 
-def _our_command(folder: Path, out: Path, minutes: float, seed: int, variant: str) -> list[str]:
+def our_command(folder: Path, out: Path, minutes: float, seed: int, variant: str, settings: Sequence[str] = ()) -> list[str]:
     train = [sys.executable, "-m", "bowerbird", "train", str(folder), "--out", str(out), "--recipe", variant]
-    return [*train, "--hours", f"{minutes / 60:.5f}", "--set", f"data.seed={seed}"]
+    return [*train, "--hours", f"{minutes / 60:.5f}", *(f"--set={setting}" for setting in (f"data.seed={seed}", *settings))]
 
 
 def _peer_command(module: str) -> Callable[[Path, Path, float, int, str], list[str]]:
@@ -113,7 +113,7 @@ def _peer_training(out: Path) -> dict[str, Any]:
 
 PEER_VARIANTS = ("small", "medium", "large")
 ENTRANTS = {
-    "ours": Entrant(("pixel-64",), _our_command, _open_ours, _our_training, 20),
+    "ours": Entrant(("pixel-64",), our_command, _open_ours, _our_training, 20),
     "diffusers": Entrant(PEER_VARIANTS, _peer_command("train_diffusers"), _open_diffusers, _peer_training, 50),
     "lucidrains": Entrant(PEER_VARIANTS, _peer_command("train_lucidrains"), _open_lucidrains, _peer_training, 50),
 }

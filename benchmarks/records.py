@@ -45,6 +45,7 @@ def page(folder: Path) -> str:
         "with Bowerbird, so they compare only with scores made here. Margins are 95 %. *Minutes* were allowed and *taken* by the clock;",
         "*processor minutes* are what a run got of a machine that had other work too.",
         *_quality(read_all(folder, "quality")),
+        *_trials(read_all(folder, "trial")),
         *_painting(read_all(folder, "painting")),
         *_speed(read_all(folder, "speed")),
         *_startup(read_all(folder, "startup")),
@@ -93,6 +94,21 @@ def _quality_row(r: Record) -> tuple[object, ...]:
         f"{trained['pictures_seen'] / trained['seconds']:.1f}" if trained else "-",
         f"{trained['peak_bytes'] / 2**20:,.0f} MB" if trained else "-",
     )
+
+
+def _trials(records: list[Record]) -> list[str]:
+    """Held-out error: mean over eight noise levels, of use only between trials on the same latents and the same levels."""
+    rows: list[tuple[object, ...]] = [
+        (
+            *(r["tag"], f"{r['recipe']} {' '.join(r['settings'])}", f"{r['minutes']:g}", r["seed"], f"{r['pictures_seen']:,}"),
+            f"{sum(r['held_out_errors']) / len(r['held_out_errors']):.4f}",
+            *(_score(r, key) for key in ("kid", "kid_second_opinion", "precision", "coverage")),
+            f"{r['scores']['copies']['rate']:.1%}",
+        )
+        for r in sorted(records, key=lambda r: (r["size"], r["minutes"], _kid(r)))
+    ]
+    head = ("trial", "recipe", "minutes", "seed", "pictures seen", "held-out error", "KID x1000", "second opinion", "precision", "coverage")
+    return _section("The recipe study", (*head, "copies"), rows)
 
 
 def _called(r: Record) -> str:

@@ -20,13 +20,14 @@ from PIL import Image, ImageOps
 
 from benchmarks import machine, records
 from benchmarks.copies import copies
-from benchmarks.entrants import ENTRANTS, TRIVIAL, Entrant
+from benchmarks.entrants import ENTRANTS, TRIVIAL, Entrant, our_command
 from benchmarks.pictures import BenchPictures, prepare
 from bowerbird.errors import Stopped
 from bowerbird.evaluate import evaluate, metrics
 from bowerbird.evaluate.features import Pixels, extract
 from bowerbird.progress import Progress
 from bowerbird.sheets import contact_sheet
+from bowerbird.training.record import Record
 
 SAMPLES = 64
 STEPS_TRIED = (5, 10, 20, 50, 100)
@@ -52,14 +53,35 @@ def quality(options: argparse.Namespace) -> Found:
             "steps": options.steps or entrant.default_steps,
             "seconds_per_picture": (time.monotonic() - started) / options.count,
         }
-    report = evaluate(pixels, bench.held, train=bench.train, out=options.work / "reports" / found["name"], count=options.count)
+    scores = _judged(pixels, bench, found["name"], options)
     if not options.prerun:
         options.records.mkdir(parents=True, exist_ok=True)
         _sheet(pixels[:SAMPLES]).save(options.records / f"{found['name']}.webp", quality=80)
-    scores = report.to_json()
-    for which in ("copied", "originals"):  # each one by its number: for the report, not for a table
-        del scores["copies"][which]
     return found | {"scores": scores}
+
+
+def trial(options: argparse.Namespace) -> Found:
+    """One recipe with some settings changed, trained for so many minutes and judged: a step of the recipe study."""
+    bench = prepare(options.pictures, options.splits, options.size, options.work)
+    recipe = _variant(options)
+    found: Found = {"name": f"trial-{options.tag}", "tag": options.tag, "recipe": recipe, "settings": options.set, "size": options.size}
+    out = options.work / found["name"]
+    shutil.rmtree(out, ignore_errors=True)
+    command = our_command(bench.folder, out, options.minutes, options.seed, recipe, options.set)
+    child = machine.run_child(command, options.work / f"{found['name']}.log")
+    paint = ENTRANTS["ours"].open(Path(f"{out}@latest"))  # not the best by held-out error: two trials would stop at different times
+    started = time.monotonic()
+    pixels = paint(options.count, options.seed + 1, options.steps)
+    found["seconds_per_picture"] = (time.monotonic() - started) / options.count
+    looks = [line for line in Record(out / "metrics.jsonl").lines() if "losses" in line]
+    return found | {
+        "seed": options.seed,
+        "minutes": options.minutes,
+        "cpu_seconds": child.cpu_seconds,
+        "pictures_seen": looks[-1]["seen"],
+        "held_out_errors": looks[-1]["losses"],
+        "scores": _judged(pixels, bench, found["name"], options),
+    }
 
 
 def painting(options: argparse.Namespace) -> Found:
@@ -168,12 +190,21 @@ def judging(options: argparse.Namespace) -> Found:
 
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], Found]] = {
     "quality": quality,
+    "trial": trial,
     "painting": painting,
     "speed": speed,
     "startup": startup,
     "judging": judging,
     "copies": copies,
 }
+
+
+def _judged(pixels: Pixels, bench: BenchPictures, name: str, options: argparse.Namespace) -> Found:
+    """The scores against `held`, as `evaluate` tells them, with its report among the work."""
+    scores = evaluate(pixels, bench.held, train=bench.train, out=options.work / "reports" / name, count=options.count).to_json()
+    for which in ("copied", "originals"):  # each one by its number: for the report, not for a table
+        del scores["copies"][which]
+    return scores
 
 
 def _name(benchmark: str, options: argparse.Namespace, variant: str) -> str:
