@@ -74,8 +74,8 @@ class Diffusion(Section):
         "edm", description="how noise levels count in the loss"
     )
     noise_levels: Literal["uniform-t", "log-normal", "logit-normal"] = Field("log-normal", description="how noise levels are drawn")
-    location: float = Field(-0.3, description="mean of ln sigma (log-normal) or of logit t (logit-normal); raise for larger pictures")
-    scale: float = Field(1.2, gt=0, description="standard deviation belonging to location")
+    location: float = Field(0.0, description="mean of ln sigma (log-normal) or of logit t (logit-normal); raise for larger pictures")
+    scale: float = Field(1.4, gt=0, description="standard deviation belonging to location; sampling walks 2.5 of them to each side")
     shift: float = Field(1.0, gt=0, description="logit-normal only: above 1 trains on more noise; raise for larger pictures")
     betas: Literal["linear", "scaled-linear", "cosine"] = Field("linear", description="noise schedule of eps and v networks (1000 steps)")
 

@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from bowerbird.diffusion.prediction import PREDICTIONS, add_noise
+from bowerbird.generate import open_autoencoder
 from bowerbird.models.build import build_denoiser, levels_of
 from bowerbird.models.denoiser import Denoiser, DenoiserSpec
+from bowerbird.recipe import built_in_recipes, read_recipe
 from tests.conftest import tiny_recipe
 
 UNIT = DenoiserSpec(prediction="x0", time="log-sigma", sigma_min=0.002, sigma_max=80, sigma_data=0.5, sample_shape=(3, 16, 16))
@@ -87,3 +89,18 @@ def test_our_transformer_is_told_the_logarithm_of_the_noise_whatever_it_predicts
     levels = {"noise_levels": "uniform-t"} if prediction in ("eps", "v") else {}
     model = build_denoiser(tiny_recipe(diffusion={"prediction": prediction, **levels}), (3, 16, 16), 0)
     torch.testing.assert_close(model.time(torch.tensor([1.0, 16.0])), torch.tensor([1.0, 16.0]).log() / 4)
+
+
+@pytest.mark.parametrize("name", built_in_recipes())
+def test_the_first_noise_drowns_even_the_brightness_of_a_picture(name: str) -> None:
+    """Sampling starts from noise alone, as if nothing of x0 showed through it.  What shows longest is the mean over all n^2 places.
+
+    Noise has a mean of standard deviation sigma / n, pictures on white have one near 0.6 (latents: within 1 of 0).
+    """
+    recipe = read_recipe(name)
+    if recipe.model.network == "autoencoder" or recipe.diffusion.noise_levels == "uniform-t":
+        pytest.skip("no noise levels of its own")
+    factor = 1 if recipe.model.autoencoder == "rgb" else open_autoencoder(recipe.model.autoencoder, torch.device("cpu")).factor
+    side = recipe.data.size // factor
+    spec = build_denoiser(recipe, (3, side, side), 0).spec
+    assert spec.sigma_max / side > 0.8
