@@ -21,11 +21,12 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)
 	$(RUN)/bowerbird inspect examples/birds --out demo/inspect
-	$(RUN)/bowerbird train examples/birds --recipe pixel-32-cpu --out demo/run
+	$(RUN)/bowerbird generate starter --count 16 --seed 1 --out demo/starter
+	$(RUN)/bowerbird train examples/birds --recipe latent-64 --pictures 20000 --out demo/run
 	$(RUN)/bowerbird generate demo/run --count 16 --seed 1 --out demo/pictures
 	@echo
-	@echo "Look at: demo/run/report.html (how it learned), demo/run/progress.gif, demo/pictures (16 new birds, 32x32)."
-	@echo "A few minutes on two cores give bird-like shapes and colours, not good birds."
+	@echo "Look at: demo/starter (16 things by the bundled starter), demo/run/report.html (how it learned birds), demo/run/progress.gif,"
+	@echo "demo/pictures (16 new birds, 64x64, from the same noise). A few minutes on two cores give bird-like shapes and colours, not good birds."
 
 # ---------------------------------------------------------------- checks
 

@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from bowerbird import load
 from bowerbird.data import open_pictures
 from bowerbird.evaluate.copies import closest_pairs, find_copies
 from bowerbird.recipe import read_recipe
 from bowerbird.request import PaintRequest
+from bowerbird.sheets import contact_sheet
 from bowerbird.training import train
 
 ROOT = Path(__file__).parent.parent
@@ -47,6 +49,9 @@ def overtrain(name: str, files: list[Path], folder: Path) -> dict[str, Any]:
     originals, unseen = (open_pictures(folder / part, SIZE, held_out=0.0).pixels for part in ("trained", "unseen"))
     copies = find_copies(pixels, originals, unseen)
     closest_pairs(copies, pixels, originals).save(PROOF / f"copies-{name}.png")
+    let_be = [Image.fromarray(each) for i in np.flatnonzero(~copies.copied) for each in (pixels[i], originals[copies.original(int(i))])]
+    if let_be:  # beside the training picture each is nearest to: is it one after all?
+        contact_sheet(let_be, columns=8).save(PROOF / f"copies-{name}-let-be.png")
     return {"painted": PAINTED, "flagged": copies.rate, "unseen": len(unseen), "unseen flagged": copies.unseen_rate}
 
 

@@ -39,7 +39,7 @@ def test_every_command_and_option_exists(page: Path) -> None:
 
 
 def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    saved(tmp_path / "runs/birds-pixel-64", tiny_recipe())
+    saved(tmp_path / "runs/birds-latent-64", tiny_recipe())
     monkeypatch.chdir(tmp_path)
     (code,) = blocks(ROOT / "README.md", "python")
     exec(compile(code, "README.md", "exec"), {})  # noqa: S102 - our own page

@@ -91,12 +91,12 @@ def train(
     context: typer.Context,
     pictures: Annotated[Path, typer.Argument(help="a folder of pictures")],
     out: Annotated[Path | None, typer.Option(help="the run folder; default runs/<folder>-<recipe>")] = None,
-    recipe: Annotated[str, typer.Option(help="a built-in recipe or a .toml file; see `bowerbird recipes`")] = "pixel-64",
+    recipe: Annotated[str, typer.Option(help="a built-in recipe or a .toml file; see `bowerbird recipes`")] = "latent-64",
     hours: Annotated[float | None, typer.Option(min=0.001, help="how long it may take, start-up and finish included")] = None,
     count: Annotated[int | None, typer.Option("--pictures", min=1, help="how many pictures the training sees in all")] = None,
     only_forecast: Annotated[bool, typer.Option("--forecast", help="say what it would take, and train nothing")] = False,
     price: Annotated[float | None, typer.Option("--price-per-hour", min=0, help="of this machine, to forecast the cost")] = None,
-    init: Annotated[str | None, typer.Option(help="a model whose weights a new run begins with, where they fit: a lower rung")] = None,
+    init: Annotated[str | None, typer.Option(help="a model whose weights a new run begins with, where they fit: starter, a lower rung, '' for none")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="section.field=value, overrides the recipe")] = None,
 ) -> None:
     """Train a model on your pictures.  The same command goes on with a stopped run; more --hours or --pictures extend a finished one."""
