@@ -11,6 +11,7 @@
     python -m benchmarks run judging --count 5000 ...                       seconds of `evaluate`, that many against that many
     python -m benchmarks run copies ...                                     copies found and false alarms, by kind of picture
     python -m benchmarks table > docs/benchmarks.md
+    python -m benchmarks chart docs/pictures/benchmarks.png
 
 SPLITS is a CSV with file_name and split: `bench` is trained on, `held` is judged against.  Every run writes a record.
 """
@@ -48,11 +49,18 @@ def main() -> None:
     run.add_argument("--steps", type=int, help="sampling steps; by default the entrant's own")
     run.add_argument("--network", default="ddpm-small", help="speed, startup: which U-Net")
     run.add_argument("--work", type=Path, default=Path("runs/benchmarks"), help="where models and reports go")
-    for verb in (run, verbs.add_parser("table", help="print all records as Markdown")):
+    chart = verbs.add_parser("chart", help="draw KID against minutes")
+    chart.add_argument("target", type=Path)
+    for verb in (run, chart, verbs.add_parser("table", help="print all records as Markdown")):
         verb.add_argument("--records", type=Path, default=RECORDS)
     options = parser.parse_args()
     if options.verb == "table":
         print(records.page(options.records), end="")
+        return
+    if options.verb == "chart":
+        from benchmarks.chart import draw
+
+        draw(options.records, options.target)
         return
     options.work.mkdir(parents=True, exist_ok=True)
     before = machine.describe()

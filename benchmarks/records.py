@@ -69,6 +69,7 @@ def _quality(records: list[Record]) -> list[str]:
     head += ["precision", "recall", "coverage", "SWD, finest", "copies", "pictures/s", "memory"]
     rows = [_quality_row(r) for r in runs]
     out = ["", "## Quality at equal time"] + (table(head, rows) if rows else ["", "No record yet."])
+    out += ["", "![KID against minutes of training](pictures/benchmarks.png)"] if rows else []
     tried = sorted((r for r in records if r.get("prerun")), key=lambda r: (r["entrant"], _kid(r)))
     if not tried:
         return [*out, "", "The peers' sizes were named by hand: no pre-run has chosen among them yet."]
