@@ -113,7 +113,7 @@ def _peer_training(out: Path) -> dict[str, Any]:
 
 PEER_VARIANTS = ("small", "medium", "large")
 ENTRANTS = {
-    "ours": Entrant(("pixel-64",), our_command, _open_ours, _our_training, 20),
+    "ours": Entrant(("latent-64",), our_command, _open_ours, _our_training, 20),
     "diffusers": Entrant(PEER_VARIANTS, _peer_command("train_diffusers"), _open_diffusers, _peer_training, 50),
     "lucidrains": Entrant(PEER_VARIANTS, _peer_command("train_lucidrains"), _open_lucidrains, _peer_training, 50),
 }
