@@ -2,8 +2,8 @@
 
     python proofs/copies.py    writes proof/copies.json and proof/copies-NAME.png, the closest pairs; minutes on one core
 
-For drawings of birds and for photographs, neither of which the detector's threshold was set on: a small transformer sees 16
-of them hundreds of times and paints 64.  Unseen are the other pictures, less those of the same subject: an emoji comes in
+For drawings of birds and for photographs, neither of which the detector's threshold was set on: the default recipe sees 16
+of them a thousand times and paints 64.  Unseen are the other pictures, less those of the same subject: an emoji comes in
 several versions of one drawing, which are copies of each other.
 """
 
@@ -29,9 +29,8 @@ from bowerbird.training import train
 
 ROOT = Path(__file__).parent.parent
 PROOF = ROOT / "proof"
-TRAINED_ON, PAINTED, SIZE = 16, 64, 32
-# Large patches and no convolutions: the quickest way to learn 16 pictures by heart.
-SETTINGS = ["model.patch=8", "model.detail=0", "data.held_out=0", "data.flip=false", "train.pictures=16_000", "train.batch=16"]
+TRAINED_ON, PAINTED, SIZE = 16, 64, 64
+SETTINGS = ["data.held_out=0", "data.flip=false", "train.pictures=16_000"]  # a thousand times each
 
 
 def overtrain(name: str, files: list[Path], folder: Path) -> dict[str, Any]:
@@ -43,7 +42,7 @@ def overtrain(name: str, files: list[Path], folder: Path) -> dict[str, Any]:
             target = folder / ("trained" if number in chosen else "unseen") / file.name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, target)
-    train(folder / "trained", folder / "run", read_recipe("pixel-32-cpu", SETTINGS))
+    train(folder / "trained", folder / "run", read_recipe("latent-64", SETTINGS))
     painted = [each.picture for each in load(str(folder / "run")).paint(PaintRequest(model=name, count=PAINTED, seed=0))]
     pixels = np.stack([np.asarray(picture) for picture in painted])
     originals, unseen = (open_pictures(folder / part, SIZE, held_out=0.0).pixels for part in ("trained", "unseen"))
