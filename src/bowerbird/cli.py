@@ -96,7 +96,9 @@ def train(
     count: Annotated[int | None, typer.Option("--pictures", min=1, help="how many pictures the training sees in all")] = None,
     only_forecast: Annotated[bool, typer.Option("--forecast", help="say what it would take, and train nothing")] = False,
     price: Annotated[float | None, typer.Option("--price-per-hour", min=0, help="of this machine, to forecast the cost")] = None,
-    init: Annotated[str | None, typer.Option(help="a model whose weights a new run begins with, where they fit: starter, a lower rung, '' for none")] = None,
+    init: Annotated[
+        str | None, typer.Option(help="whose weights a new run begins with, where they fit: starter, a lower rung; '' for none")
+    ] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="section.field=value, overrides the recipe")] = None,
 ) -> None:
     """Train a model on your pictures.  The same command goes on with a stopped run; more --hours or --pictures extend a finished one."""
