@@ -142,14 +142,14 @@ def kill_again_and_again(pictures: Path, out: Path, recipe: Recipe, kills: int, 
     tally.kills += 2
     newest = ""
     while not read_run_state(out).finished:
-        pid = trainers.start()
+        left_behind, pid = unfinished(out), trainers.start()
         if tally.kills < kills:
-            if tally.kills % 4 == 0:
-                wait_for_a_save(out)
-            else:
-                time.sleep(moments.uniform(0, 1.5 * started + 0.05))
-            tally.inside_a_save += bool(list(out.glob("*/.tmp-*")))
             with contextlib.suppress(ProcessLookupError):  # it may have come to its end
+                if tally.kills % 4 == 0:
+                    stop_inside_a_save(pid, out, left_behind, 3 * started + 3)
+                else:
+                    time.sleep(moments.uniform(0, 1.5 * started + 0.05))
+                tally.inside_a_save += bool(unfinished(out) - left_behind)
                 os.kill(pid, signal.SIGKILL)
         code = trainers.wait()
         assert code in (0, -signal.SIGKILL), f"a trainer ended with {code}"
@@ -170,6 +170,23 @@ def _seconds_to_next_step(trainers: Trainers, out: Path) -> float:
     os.kill(pid, signal.SIGKILL)
     assert trainers.wait() == -signal.SIGKILL
     return seconds
+
+
+def unfinished(out: Path) -> set[Path]:
+    """What is being written beside its target, or was when a trainer was killed."""
+    return set(out.glob("*/.tmp-*"))
+
+
+def stop_inside_a_save(pid: int, out: Path, left_behind: set[Path], patience: float) -> None:
+    """Halt the trainer while something is half written, however busy the machine is: what was finished by then is let pass."""
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        if unfinished(out) - left_behind:
+            os.kill(pid, signal.SIGSTOP)
+            if unfinished(out) - left_behind:
+                return
+            os.kill(pid, signal.SIGCONT)
+        time.sleep(0.0002)
 
 
 def wait_for_a_save(out: Path) -> None:
