@@ -112,7 +112,7 @@ def open_autoencoder(where: str | Path, device: torch.device, opening: Opening |
 def bundled(autoencoders: bool) -> dict[str, Path]:
     """The model folders that come with the project, by name: autoencoders, or those that paint."""
     folders = sorted(path.parent for path in BUNDLED.glob(f"*/{MANIFEST}"))
-    return {folder.name: folder for folder in folders if (read_manifest(folder).rung == "autoencoder") == autoencoders}
+    return {folder.name: folder for folder in folders if (folder / "transformer").is_dir() != autoencoders}
 
 
 def autoencoder_folder(where: str | Path) -> Path:
