@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from bowerbird.generate import BUNDLED, find_model_folder, open_autoencoder
-from bowerbird.model_folder import open_latent_space, open_model_folder, read_manifest, save_model
+from bowerbird.model_folder import open_latent_space, open_model_folder, open_representations, read_manifest, save_model
 from bowerbird.storage import Disk
 
 LICENCE = (
@@ -28,12 +28,13 @@ def main() -> None:
     run, name = sys.argv[1:]
     folder = find_model_folder(run)
     manifest = read_manifest(folder).model_copy(update={"licence": LICENCE})
+    samples = (folder / "samples.png").read_bytes()
     if manifest.rung == "autoencoder":
-        model, space = open_autoencoder(folder, torch.device("cpu")).half(), None
+        save_model(Disk(), BUNDLED / name, open_autoencoder(folder, torch.device("cpu")).half(), manifest, samples)
     else:
         model, space = open_model_folder(folder)[0].half(), open_latent_space(folder, manifest)
         space.autoencoder.half()
-    save_model(Disk(), BUNDLED / name, model, manifest, (folder / "samples.png").read_bytes(), space)
+        save_model(Disk(), BUNDLED / name, model, manifest, samples, space, open_representations(folder))
     print(BUNDLED / name, sum(file.stat().st_size for file in Path(BUNDLED / name).rglob("*") if file.is_file()), "bytes")
 
 

@@ -32,15 +32,17 @@ from bowerbird.model_folder import (
     open_autoencoder_part,
     open_latent_space,
     open_model_folder,
+    open_representations,
     read_manifest,
     scale_of,
 )
 from bowerbird.models import pretrained
 from bowerbird.models.autoencoder import Autoencoder, LatentSpace, Rgb
-from bowerbird.models.condition import Condition, no_label
+from bowerbird.models.condition import Condition
 from bowerbird.models.ddpm_folder import is_ddpm_folder, open_ddpm_folder
 from bowerbird.models.denoiser import Denoiser
 from bowerbird.models.pretrained.autoencoders import autoencoder_place, is_pretrained_autoencoder, open_pretrained_autoencoder
+from bowerbird.models.representation import Representations
 from bowerbird.progress import OnProgress, Progress, tell
 from bowerbird.request import Painted, PaintRequest, read_request
 from bowerbird.run_folder import is_run, model_of_run
@@ -74,18 +76,19 @@ def open_model(where: str | Path, device: torch.device, opening: Opening | None 
     folder = find_model_folder(path)
     if (folder / MANIFEST).is_file():
         model, manifest = open_model_folder(folder)
-        return OwnPainter(str(where), model.to(device), manifest, open_latent_space(folder, manifest).to(device))
+        space = open_latent_space(folder, manifest).to(device)
+        return OwnPainter(str(where), model.to(device), manifest, space, open_representations(folder))
     if is_ddpm_folder(folder):
         autoencoder = open_autoencoder(opening.autoencoder, device, opening) if opening.autoencoder is not None else None
-        model, space = open_ddpm_folder(folder, autoencoder)
+        model, its_space = open_ddpm_folder(folder, autoencoder)
         manifest = Manifest(
-            rung="latent" if space else "pixel",
+            rung="latent" if its_space else "pixel",
             denoiser=model.spec,
-            latents=scale_of(space) if space else None,
+            latents=scale_of(its_space) if its_space else None,
             sampling=SamplingDefaults(sampler="dpm++2m", steps=20),
             licence="See its source.",
         )
-        return OwnPainter(str(where), model.to(device), manifest, space.to(device) if space else None)
+        return OwnPainter(str(where), model.to(device), manifest, its_space.to(device) if its_space else None)
     raise ModelError(
         f"{str(where)!r} is neither a run, a model folder nor a diffusers folder. A model folder holds {MANIFEST} or a U-Net's config.json."
     )
@@ -186,12 +189,20 @@ def describe_model(where: str | Path) -> dict[str, Any]:
 class OwnPainter:
     """Paints from a `Denoiser`: a model trained here, or somebody else's DDPM."""
 
-    def __init__(self, name: str, model: Denoiser, manifest: Manifest, space: LatentSpace | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        model: Denoiser,
+        manifest: Manifest,
+        space: LatentSpace | None = None,
+        representations: Representations | None = None,
+    ) -> None:
         assert manifest.sampling is not None, "what paints says how"
         self.name = name
         self.model = model
         self.manifest = manifest
         self.space = space or LatentSpace(Rgb())  # pixels
+        self.representations = representations
         self.sampling = manifest.sampling
 
     def describe(self) -> dict[str, Any]:
@@ -243,7 +254,7 @@ class OwnPainter:
         spec, device = self.model.spec, self.model.device
         sigmas = self.sigmas(request)
         x = self.model.start(noise(torch.empty(len(seeds), *spec.sample_shape, device=device)), float(sigmas[0]))
-        denoise = guide(self.model, *self._conditions(request, len(seeds)), scale=request.guidance)
+        denoise = guide(self.model, *self._conditions(request, seeds), scale=request.guidance)
         if spec.clip_x0:
             denoise = clip_x0(denoise)
         return SAMPLERS[request.sampler](denoise, x, sigmas, noise, on_step)
@@ -259,15 +270,14 @@ class OwnPainter:
             return timestep_grid(request.steps, self.model.schedule, "leading")
         return karras_grid(request.steps, self.model.spec.sigma_min, self.model.spec.sigma_max)
 
-    def _conditions(self, request: PaintRequest, batch: int) -> tuple[Condition | None, Condition | None]:
-        labels = self.manifest.labels
-        if not labels:
-            return None, None
-        unconditional = no_label(len(labels), batch, self.model.device)
-        if request.label is None:
-            return unconditional, unconditional
-        label = torch.full((batch,), labels.index(request.label), dtype=torch.int64, device=self.model.device)
-        return Condition(label=label), unconditional
+    def _conditions(self, request: PaintRequest, seeds: list[int]) -> tuple[Condition, Condition]:
+        """What to paint, and what guidance leads away from: the same with everything hidden."""
+        labels, device = self.manifest.labels, self.model.device
+        hidden = Condition(label=torch.full((len(seeds),), len(labels), device=device) if labels else None)
+        number = labels.index(request.label) if request.label is not None else None
+        label = hidden.label if number is None else torch.full((len(seeds),), number, device=device)
+        shown = self.representations.drawn(seeds, number).to(device) if self.representations is not None else None
+        return Condition(label=label, representation=shown), hidden
 
 
 class PictureNoise:

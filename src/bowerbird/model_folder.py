@@ -4,6 +4,7 @@
       bowerbird.json            the manifest below, sealed, with the hash of every file
       transformer/ | unet/      config.json and weights; an autoencoder's folder has none
       vae/                      of a latent model, and of an autoencoder
+      representations.safetensors    what its training pictures show, of a model that is told (models/representation.py)
       scheduler/                for a U-Net: diffusers' scheduler config
       model_index.json          exactly when a diffusers pipeline can paint from this folder
       samples.png               what it paints
@@ -26,6 +27,7 @@ from bowerbird.errors import ModelError
 from bowerbird.models.autoencoder import OURS, Autoencoder, AutoencoderConfig, ConvAutoencoder, LatentSpace, Rgb
 from bowerbird.models.denoiser import Denoiser, DenoiserSpec
 from bowerbird.models.pretrained.autoencoders import open_pretrained_autoencoder
+from bowerbird.models.representation import COMPONENTS, Representations
 from bowerbird.models.transformer import Transformer, TransformerConfig
 from bowerbird.models.unet import UNet, unet_class
 from bowerbird.storage import Disk, verify_folder, write_folder
@@ -36,6 +38,7 @@ FORMAT_VERSION = 1
 _UNET_WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 _TRANSFORMER_WEIGHTS = "transformer/model.safetensors"
 _VAE_WEIGHTS = f"vae/{ConvAutoencoder.weights_name}"
+_REPRESENTATIONS = "representations.safetensors"
 
 
 class SamplingDefaults(BaseModel):
@@ -74,13 +77,18 @@ class Manifest(BaseModel):
 
 
 def save_model(
-    disk: Disk, target: Path, model: nn.Module, manifest: Manifest, samples_png: bytes, space: LatentSpace | None = None
+    disk: Disk,
+    target: Path,
+    model: nn.Module,
+    manifest: Manifest,
+    samples_png: bytes,
+    space: LatentSpace | None = None,
+    representations: Representations | None = None,
 ) -> None:
     """Write a denoiser, with the space it learnt on, or an autoencoder as the new folder `target`; it exists whole or not at all."""
     autoencoder = model if isinstance(model, Autoencoder) else space.autoencoder if space else Rgb()
-    write_folder(
-        disk, target, _parts(model, autoencoder, manifest, samples_png), MANIFEST, manifest.model_dump(mode="json", exclude={"files"})
-    )
+    parts = _parts(model, autoencoder, manifest, samples_png, representations)
+    write_folder(disk, target, parts, MANIFEST, manifest.model_dump(mode="json", exclude={"files"}))
 
 
 def open_model_folder(folder: Path) -> tuple[Denoiser, Manifest]:
@@ -106,6 +114,18 @@ def open_latent_space(folder: Path, manifest: Manifest) -> LatentSpace:
     if manifest.latents is None:
         return LatentSpace(Rgb())
     return LatentSpace(open_autoencoder_part(folder), manifest.latents.mean, manifest.latents.std)
+
+
+def open_representations(folder: Path) -> Representations | None:
+    """What the training pictures of the folder's model show; None of a model that is not told."""
+    path = folder / _REPRESENTATIONS
+    if not path.is_file():
+        return None
+    tensors = weights.load(path)
+    components, labels = tensors.get("components"), tensors.get("labels")
+    if components is None or labels is None or components.shape != (len(labels), COMPONENTS) or not len(labels):
+        raise ModelError(f"{str(path)!r} does not hold representations of {COMPONENTS} components. Restore it, or use another copy.")
+    return Representations(components.float(), labels)
 
 
 def open_autoencoder_part(folder: Path) -> Autoencoder:
@@ -141,7 +161,9 @@ def read_manifest(folder: Path) -> Manifest:
         raise ModelError(f"the manifest of {str(folder)!r} is wrong at {where!r}: {first['msg']}. Use another copy.") from error
 
 
-def _parts(model: nn.Module, autoencoder: Autoencoder, manifest: Manifest, samples_png: bytes) -> Iterator[tuple[str, bytes]]:
+def _parts(
+    model: nn.Module, autoencoder: Autoencoder, manifest: Manifest, samples_png: bytes, representations: Representations | None
+) -> Iterator[tuple[str, bytes]]:
     network = model.network if isinstance(model, Denoiser) else None
     if isinstance(network, Transformer):
         yield "transformer/config.json", _json(network.config.to_dict())
@@ -156,6 +178,9 @@ def _parts(model: nn.Module, autoencoder: Autoencoder, manifest: Manifest, sampl
     if not isinstance(autoencoder, Rgb):
         yield "vae/config.json", _json(autoencoder.config())
         yield f"vae/{autoencoder.weights_name}", weights.to_bytes(autoencoder.saved.state_dict(), {"format": "pt"})
+    if representations is not None:
+        kept = representations.thinned()
+        yield _REPRESENTATIONS, weights.to_bytes({"components": kept.components.half(), "labels": kept.labels})
     yield "samples.png", samples_png
 
 

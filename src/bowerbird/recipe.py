@@ -63,6 +63,9 @@ class Condition(Section):
     """What steers the picture."""
 
     label: bool = Field(False, description="learn the class names of sub-folders or metadata")
+    representation: bool = Field(
+        False, description="learn what each picture shows, as an ImageNet network sees it; painting draws from what the pictures show"
+    )
     drop: float = Field(0.1, ge=0, le=1, description="how often the condition is hidden in training; guidance needs some")
 
 
@@ -107,7 +110,7 @@ class Sample(Section):
     count: int = Field(16, ge=1, le=256, description="pictures in a grid")
     sampler: Literal["ddpm", "ddim", "euler", "heun", "dpm++2m"] = Field("dpm++2m", description="how noise becomes a picture")
     steps: int = Field(20, ge=1, description="network calls for one picture")
-    guidance: float = Field(1.0, ge=0, description="how strongly label or text steers; 1 is none")
+    guidance: float = Field(1.0, ge=0, description="how strongly what is to be seen steers; 1 is none")
 
 
 class Recipe(Section):
@@ -135,6 +138,8 @@ class Recipe(Section):
                 f"model.size = {self.model.size!r} belongs to network = {family!r}, not to {self.model.network!r}; a unet has ddpm-micro, "
                 "ddpm-small and ddpm-114m, an autoencoder ae-micro, ae-small and ae-base"
             )
+        if self.condition.representation and self.model.network != "transformer":
+            raise ValueError(f"condition.representation is for network = 'transformer', not for {self.model.network!r}")
         if self.model.network == "autoencoder" and self.data.size % self.autoencoder.factor:
             raise ValueError(f"autoencoder.factor = {self.autoencoder.factor} does not divide data.size = {self.data.size}")
         if self.diffusion.noise_levels == "uniform-t" and self.diffusion.prediction not in ("eps", "v"):

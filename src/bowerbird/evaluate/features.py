@@ -181,20 +181,29 @@ def to_tensor(pixels: Pixels) -> Tensor:
     return torch.from_numpy(np.array(pixels, order="C")).permute(0, 3, 1, 2)
 
 
-def network_input(pixels: Pixels) -> Tensor:
-    """(B, H, W, 3) uint8 -> (B, 3, 224, 224) in -1..1.
+def network_input(pixels: Pixels, side: int = INPUT_PX) -> Tensor:
+    """(B, H, W, 3) uint8 -> (B, 3, side, side) in -1..1.
 
     Antialiased bicubic, rounded to 8 bits as Pillow does: such scores depend on the filter (Parmar et al. 2022, arXiv:2104.11222).
     """
     x = to_tensor(pixels)
-    if x.shape[2:] != (INPUT_PX, INPUT_PX):
-        x = F.interpolate(x, (INPUT_PX, INPUT_PX), mode="bicubic", antialias=True)
+    if x.shape[2:] != (side, side):
+        x = F.interpolate(x, (side, side), mode="bicubic", antialias=True)
     return x.float() / 127.5 - 1
 
 
-def extract(pixels: Pixels, name: str = JUDGE, device: torch.device | None = None, on_progress: OnProgress | None = None) -> Features:
-    """Features of pictures, (N, H, W, 3) uint8 -> (N, 1280) float32; kept in the cache by content, so that a set is computed once."""
-    kept = cache_root() / "features" / f"{_content_key(pixels, name)}.npy"
+def extract(
+    pixels: Pixels,
+    name: str = JUDGE,
+    device: torch.device | None = None,
+    on_progress: OnProgress | None = None,
+    input_px: int = INPUT_PX,
+) -> Features:
+    """Features of pictures, (N, H, W, 3) uint8 -> (N, 1280) float32; kept in the cache by content, so that a set is computed once.
+
+    Scores are of pictures at INPUT_PX; fewer pixels are for other uses.
+    """
+    kept = _kept(pixels, name, input_px)
     if kept.exists():
         return np.load(kept)  # type: ignore[no-any-return]
     device = device or torch.device("cpu")
@@ -204,10 +213,19 @@ def extract(pixels: Pixels, name: str = JUDGE, device: torch.device | None = Non
     with torch.inference_mode():
         for start in range(0, len(pixels), batch):
             tell(on_progress, Progress("features", start, len(pixels)))
-            features[start : start + batch] = network(network_input(pixels[start : start + batch]).to(device)).cpu().numpy()
+            features[start : start + batch] = network(network_input(pixels[start : start + batch], input_px).to(device)).cpu().numpy()
     with contextlib.suppress(OSError):  # a full or read-only disk only means computing them again
         _keep(kept, features)
     return features
+
+
+def extracted(pixels: Pixels, name: str, input_px: int) -> bool:
+    """Whether `extract` finds them in the cache."""
+    return _kept(pixels, name, input_px).exists()
+
+
+def _kept(pixels: Pixels, name: str, input_px: int) -> Path:
+    return cache_root() / "features" / f"{_content_key(pixels, name)}{f'-{input_px}' * (input_px != INPUT_PX)}.npy"
 
 
 def _keep(path: Path, features: Features) -> None:

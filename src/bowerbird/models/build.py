@@ -11,6 +11,7 @@ from bowerbird.errors import RecipeError
 from bowerbird.models import transformer, unet
 from bowerbird.models.autoencoder import ConvAutoencoder, autoencoder_config
 from bowerbird.models.denoiser import Betas, Denoiser, DenoiserSpec
+from bowerbird.models.representation import COMPONENTS
 from bowerbird.recipe import Recipe
 
 REACH = 2.5  # sampling walks this many standard deviations of the noise levels of training: beyond, the network was hardly asked
@@ -39,6 +40,7 @@ def build_denoiser(recipe: Recipe, sample_shape: tuple[int, int, int], label_cou
         recipe.train.dropout,
         recipe.model.detail,
         absolute=True,
+        representation=COMPONENTS if recipe.condition.representation else 0,
         fastest=transformer.FASTEST,
     )
     return Denoiser(transformer.Transformer(shape), _spec(recipe, sample_shape))

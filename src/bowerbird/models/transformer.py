@@ -44,6 +44,7 @@ class TransformerConfig:
     dropout: float = 0.0
     detail: int = 0  # channels of the convolutions at full resolution around the transformer; 0 leaves them out
     absolute: bool = False  # whether tokens are also told where in the picture they lie; the first models knew distances alone
+    representation: int = 0  # numbers that tell what a picture shows; 0: it is not told
     fastest: float = 1000.0  # how finely the network tells noise levels apart (FourierFeatures); 1000 is that of the first models
 
     def to_dict(self) -> dict[str, Any]:
@@ -64,6 +65,9 @@ class Transformer(nn.Module):
         self.position = nn.Linear(4 * POSITIONS, width) if config.absolute else None
         self.time = nn.Sequential(FourierFeatures(width, config.fastest), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.label = nn.Embedding(config.label_count + 1, width) if config.label_count else None
+        self.representation = (
+            nn.Sequential(nn.Linear(config.representation, width), nn.SiLU(), nn.Linear(width, width)) if config.representation else None
+        )
         self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.last_norm = nn.RMSNorm(width)
@@ -90,6 +94,8 @@ class Transformer(nn.Module):
             nn.init.zeros_(self.tail[-1].bias)  # type: ignore[arg-type]
         if self.label is not None:
             nn.init.normal_(self.label.weight, std=0.02)
+        if self.representation is not None:  # a model that begins with one that was not told paints as that one did
+            nn.init.zeros_(self.representation[-1].weight)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, time: Tensor, cond: Condition | None = None) -> Tensor:
         fine = self.stem(x) if self.stem is not None else x  # (B, detail, H, W)
@@ -101,6 +107,9 @@ class Transformer(nn.Module):
         level = self.time(time)  # (B, W)
         if self.label is not None:
             level = level + self.label(self._labels(cond, len(x), x.device))
+        if self.representation is not None and cond is not None and cond.representation is not None:
+            shown = cond.representation.any(dim=1, keepdim=True)
+            level = level + shown * self.representation(cond.representation)
         modulation = self.modulation(level).unsqueeze(1)  # (B, 1, 6W)
         rotary = rotary_angles(height, width, self.config.width // self.config.heads, x.device)
         for block in self.blocks:

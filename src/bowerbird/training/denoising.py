@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
@@ -18,12 +19,15 @@ from bowerbird import draws
 from bowerbird.data.pictures import Pictures
 from bowerbird.diffusion.loss import WEIGHTINGS, denoising_loss, normalised
 from bowerbird.diffusion.prediction import add_noise
+from bowerbird.evaluate.features import SECOND_OPINION, extract, extracted, load_network, network_input
 from bowerbird.generate import OwnPainter, open_autoencoder
 from bowerbird.model_folder import Manifest, SamplingDefaults, scale_of
+from bowerbird.models import representation
 from bowerbird.models.autoencoder import LatentSpace, Rgb
 from bowerbird.models.build import build_denoiser, levels_of, sigma_data_of
 from bowerbird.models.condition import Condition
 from bowerbird.models.denoiser import Denoiser
+from bowerbird.models.representation import COMPONENTS, Representations, blurred, project
 from bowerbird.progress import OnProgress
 from bowerbird.recipe import Recipe
 from bowerbird.request import PaintRequest
@@ -32,6 +36,7 @@ from bowerbird.training.batches import Batch, PixelSamples, Samples, chosen_pict
 from bowerbird.training.latents import LatentSamples, LatentStore
 from bowerbird.training.world import World
 
+TIMED = 8  # pictures
 HELD_OUT_LEVELS = 8  # fixed noise levels of the held-out look, evenly spread over those of training
 
 
@@ -63,9 +68,10 @@ class Denoising:
             store = LatentStore(recipe, autoencoder, device)
             self.samples = LatentSamples(store, pictures, on_progress)
             self.space, self.fingerprint = self.samples.space, f"{pictures.fingerprint} in {store.key}"
+        self.shown = _represented(pictures, device, on_progress) if recipe.condition.representation else None  # (n, 64)
 
     def preparation_seconds(self, pictures: Pictures) -> float:
-        return self.samples.preparation_seconds(pictures)
+        return self.samples.preparation_seconds(pictures) + (_seconds_to_represent(pictures, self.device) if self.shown is not None else 0)
 
     def new_model(self) -> Denoiser:
         return build_denoiser(self.recipe, self.samples.shape, len(self.labels))
@@ -80,7 +86,7 @@ class Denoising:
             x0=self.samples.drawn(chosen, samples).to(self.device),
             eps=noise(seed, "noise", samples, self.samples.shape).to(self.device),
             sigma=self.levels(torch.from_numpy(level_draws(seed, samples))).float().to(self.device),
-            cond=self._condition(chosen, hidden),
+            cond=self._condition(chosen, samples, hidden),
         )
 
     def losses(self, model: nn.Module, batch: Batch, rows: slice) -> Tensor:
@@ -95,8 +101,9 @@ class Denoising:
         """The error at fixed levels with fixed noise, so that two snapshots differ by their weights alone."""
         sigmas = self.levels((torch.arange(HELD_OUT_LEVELS, dtype=torch.float64) + 0.5) / HELD_OUT_LEVELS).float()
         x0 = self.samples.plain(chosen).to(self.device)
-        eps = noise(self.recipe.data.seed, "held-out noise", np.arange(first, first + len(chosen)), self.samples.shape).to(self.device)
-        cond = self._condition(chosen, np.zeros(len(chosen), dtype=np.bool_))
+        places = np.arange(first, first + len(chosen))
+        eps = noise(self.recipe.data.seed, "held-out noise", places, self.samples.shape).to(self.device)
+        cond = self._condition(chosen, places, np.zeros(len(chosen), dtype=np.bool_))
         terms = []
         for sigma in sigmas:
             level = sigma.expand(len(x0)).to(self.device)
@@ -106,7 +113,7 @@ class Denoising:
     def grid(self, model: nn.Module, count: int, steps: int, check: Callable[[], None], world: World) -> bytes:
         """From noise that is the same at every snapshot, one label after the other where there are labels."""
         assert isinstance(model, Denoiser)
-        painter = OwnPainter("this run", model, self.manifest(model, {}, {}), self.space)
+        painter = OwnPainter("this run", model, self.manifest(model, {}, {}), self.space, self.representations)
 
         def on_progress(event: Any) -> None:
             check()
@@ -137,9 +144,37 @@ class Denoising:
             scores=scores,
         )
 
-    def _condition(self, chosen: NDArray[np.int64], hidden: NDArray[np.bool_]) -> Condition | None:
-        """The labels of the chosen pictures; "no class" where hidden or unknown."""
-        if not self.labels:
+    @property
+    def representations(self) -> Representations | None:
+        """Of the pictures that it learns from."""
+        if self.shown is None:
             return None
-        labels = self.pictures.labels[chosen]
-        return Condition(label=torch.from_numpy(np.where(hidden | (labels < 0), len(self.labels), labels)).to(self.device))
+        rows = self.pictures.train
+        return Representations(self.shown[rows], torch.from_numpy(self.pictures.labels[rows]))
+
+    def _condition(self, chosen: NDArray[np.int64], samples: NDArray[np.int64], hidden: NDArray[np.bool_]) -> Condition | None:
+        """What the chosen pictures are labelled and show, as samples number `samples` tell it; "no class" and zeros where hidden."""
+        label = shown = None
+        if self.labels:
+            labels = self.pictures.labels[chosen]
+            label = torch.from_numpy(np.where(hidden | (labels < 0), len(self.labels), labels)).to(self.device)
+        if self.shown is not None:
+            eps = noise(self.recipe.data.seed, "representation noise", samples, (COMPONENTS,))
+            shown = (blurred(self.shown[chosen], eps) * torch.from_numpy(~hidden)[:, None]).to(self.device)
+        return Condition(label=label, representation=shown) if self.labels or shown is not None else None
+
+
+def _represented(pictures: Pictures, device: torch.device, on_progress: OnProgress | None) -> Tensor:
+    """What every picture shows, (n, 64), on the CPU."""
+    return project(torch.from_numpy(extract(pictures.pixels, SECOND_OPINION, device, on_progress, representation.INPUT_PX)))
+
+
+def _seconds_to_represent(pictures: Pictures, device: torch.device) -> float:
+    """What `_represented` will take, from the time of a few pictures."""
+    if extracted(pictures.pixels, SECOND_OPINION, representation.INPUT_PX):
+        return 0.0
+    few, network = pictures.pixels[:TIMED], load_network(SECOND_OPINION, str(device))
+    began = time.monotonic()
+    with torch.inference_mode():
+        network(network_input(few, representation.INPUT_PX).to(device)).cpu()
+    return (time.monotonic() - began) / len(few) * len(pictures.pixels)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bowerbird.data.pictures import Pictures
 from bowerbird.model_folder import Manifest
 from bowerbird.models.autoencoder import LatentSpace
+from bowerbird.models.representation import Representations
 from bowerbird.progress import OnProgress
 from bowerbird.recipe import Recipe
 from bowerbird.training.batches import Batch
@@ -28,6 +29,10 @@ class Objective(Protocol):
     @property
     def space(self) -> LatentSpace | None:
         """What its model learns on, saved beside it."""
+
+    @property
+    def representations(self) -> Representations | None:
+        """What its training pictures show, saved beside a model that is told."""
 
     def preparation_seconds(self, pictures: Pictures) -> float:
         """What it takes to make `pictures` ready before the first update, beyond reading them."""

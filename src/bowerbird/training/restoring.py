@@ -35,6 +35,7 @@ class Restoring:
     """An autoencoder that restores pictures from noisy latents."""
 
     space = None  # it makes the space that others learn on
+    representations = None  # nothing steers it
 
     def __init__(self, recipe: Recipe, pictures: Pictures, device: torch.device, precision: str) -> None:
         self.recipe, self.pictures, self.device, self.precision = recipe, pictures, device, precision

@@ -34,7 +34,8 @@ def take_snapshot(run: Run) -> None:
         return
     name = free_entry(run.out / "models", state.seen)
     manifest = run.objective.manifest(state.ema.model, _training(run), {"held_out": seen_by_model.score} if seen_by_model else {})
-    save_model(run.disk, run.out / "models" / name, state.ema.model, manifest, grid, run.objective.space)
+    objective = run.objective
+    save_model(run.disk, run.out / "models" / name, state.ema.model, manifest, grid, objective.space, objective.representations)
     write_file(run.disk, run.out / "samples" / f"epoch-{state.seen // len(run.pictures.train):04d}.png", grid)
 
     is_best = seen_by_model is None or better(seen_by_model.scores, state.best.scores, recipe.data.seed)

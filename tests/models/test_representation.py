@@ -1,0 +1,87 @@
+"""What pictures show: whitened, drawn from a kernel density, hidden without a trace."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from bowerbird import weights
+from bowerbird.models.condition import Condition
+from bowerbird.models.representation import BANDWIDTH, COMPONENTS, KEPT, PROJECTION, Representations, project
+from bowerbird.models.transformer import Transformer, TransformerConfig
+
+
+def some(count: int = 500, seed: int = 0) -> Representations:
+    components = torch.randn(count, COMPONENTS, generator=torch.Generator().manual_seed(seed))
+    return Representations(components, torch.arange(count) % 3 - 1)  # -1: no label
+
+
+def test_draws_have_the_mean_and_covariance_of_the_kernel_density() -> None:
+    """Closed form: those of the rows, and BANDWIDTH^2 more variance in each direction."""
+    rows = some()
+    drawn = rows.drawn(range(20_000))
+    expected = torch.cov(rows.components.T, correction=0) + BANDWIDTH**2 * torch.eye(COMPONENTS)
+    torch.testing.assert_close(drawn.mean(0), rows.components.mean(0), atol=0.04, rtol=0)
+    torch.testing.assert_close(torch.cov(drawn.T), expected, atol=0.06, rtol=0)
+
+
+def test_a_draw_belongs_to_its_seed() -> None:
+    rows = some()
+    together = rows.drawn([3, 4, 5])
+    assert torch.equal(together[1], rows.drawn([4])[0])
+    assert not torch.equal(together[1], together[2])
+
+
+def test_a_label_is_drawn_from_the_pictures_that_have_it() -> None:
+    rows = Representations(torch.tensor([[0.0], [100.0], [100.0]]).expand(3, COMPONENTS), torch.tensor([0, 1, 1]))
+    assert (rows.drawn(range(50), label=1) > 50).all()
+    assert (rows.drawn(range(50), label=0) < 50).all()
+    assert {bool(row[0] > 50) for row in rows.drawn(range(50), label=2)} == {True, False}  # nobody has it: any
+
+
+def test_many_are_thinned_evenly() -> None:
+    many = Representations(torch.arange(10 * KEPT).float()[:, None].expand(-1, COMPONENTS), torch.zeros(10 * KEPT, dtype=torch.int64))
+    kept = many.thinned().components[:, 0]
+    assert len(kept) == KEPT
+    assert kept[0] == 0 and kept[-1] == 10 * KEPT - 1
+    assert (kept.diff() - 10).abs().max() <= 1
+
+
+def test_the_projection_is_one_of_principal_components() -> None:
+    """Orthogonal directions; whitening stretches them more from one to the next, because later ones vary less."""
+    directions = weights.load(PROJECTION)["projection"].double()
+    unit = directions / directions.norm(dim=0)
+    torch.testing.assert_close(unit.T @ unit, torch.eye(COMPONENTS, dtype=torch.float64), atol=2e-3, rtol=0)
+    assert (directions.norm(dim=0).diff() > -1e-2).all()
+    features = torch.rand(5, len(directions))
+    torch.testing.assert_close(project(features)[2:3], project(features[2:3]))
+
+
+@pytest.fixture
+def network() -> Transformer:
+    torch.manual_seed(0)
+    network = Transformer(TransformerConfig(32, 2, 2, patch=2, channels=4, representation=COMPONENTS))
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return network
+
+
+def test_hidden_is_not_told(network: Transformer) -> None:
+    """Zeros, no representation, no condition: one and the same, row by row."""
+    x, time = torch.randn(3, 4, 8, 8), torch.zeros(3)
+    shown = some(3).components
+    shown[1] = 0
+    with torch.inference_mode():
+        told = network(x, time, Condition(representation=shown))
+        plain = network(x, time)
+    torch.testing.assert_close(told[1], plain[1])
+    assert (told[[0, 2]] - plain[[0, 2]]).abs().amax((1, 2, 3)).min() > 1e-3
+    assert torch.equal(network(x, time, Condition()), plain)
+
+
+def test_a_new_model_does_not_yet_listen() -> None:
+    """So one that begins with the weights of a model that was not told paints what that one painted."""
+    network = Transformer(TransformerConfig(32, 2, 2, patch=2, channels=4, representation=COMPONENTS))
+    assert network.representation is not None
+    assert np.all(network.representation(some(4).components).detach().numpy() == 0)
