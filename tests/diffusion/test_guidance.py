@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bowerbird.diffusion.guidance import autoguide, clip_x0, guide
+from bowerbird.diffusion.guidance import clip_x0, guide
 
 X = torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
 SIGMA = torch.full((4,), 2.0, dtype=torch.float64)
@@ -56,15 +56,6 @@ def test_outside_its_interval_guidance_is_off_and_costs_nothing(interval, calls)
 
 def test_scale_zero_outside_the_interval_is_conditional():
     assert torch.equal(guide(Counting(), 0.7, 0.0, scale=0.0, interval=(5.0, 9.0))(X, SIGMA), torch.tanh(X + 0.7))
-
-
-def test_autoguidance_moves_away_from_the_weak_model():
-    strong, weak = Counting(), Counting(0.8)
-    good, worse = torch.tanh(X + 0.7), 0.8 * torch.tanh(X + 0.7)
-    torch.testing.assert_close(autoguide(strong, weak, 0.7, 2.0)(X, SIGMA), good + (good - worse), rtol=0, atol=1e-14)
-    assert strong.asked == weak.asked == [0.7]
-    autoguide(strong, weak, 0.7, 1.0)(X, SIGMA)
-    assert len(weak.asked) == 1  # at scale 1 the weak model is not asked
 
 
 def test_clipping_comes_after_guidance():

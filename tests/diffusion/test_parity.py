@@ -18,7 +18,6 @@ from bowerbird.diffusion.samplers import SAMPLERS
 from bowerbird.diffusion.schedule import (
     VPSchedule,
     cosine_betas,
-    flow_grid,
     flow_sigma_from_t,
     flow_t_from_sigma,
     karras_grid,
@@ -227,8 +226,9 @@ def test_dpm_plus_plus_2m(betas, schedule, prediction, num_steps):
 def test_flow_euler(shift):
     """Euler in flow time, dz = velocity dt, is Euler in sigma: both lines from x to x0 are the same line."""
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=1.0)
-    sigmas = flow_grid(STEPS, 1e-3, 999.0, shift)
-    t = flow_t_from_sigma(sigmas)
+    even = torch.linspace(0.999, 0.999 / STEPS, STEPS, dtype=torch.float64)
+    t = torch.cat([shift * even / (1 + (shift - 1) * even), torch.zeros(1)])  # arXiv:2403.03206, section 5.3
+    sigmas = flow_sigma_from_t(t)
     scheduler.set_timesteps(sigmas=t[:-1].tolist())
     torch.testing.assert_close(scheduler.sigmas, t, rtol=1e-12, atol=0)
 
@@ -246,4 +246,4 @@ def test_flow_euler(shift):
     z = UNIT
     for timestep in scheduler.timesteps:
         z = scheduler.step(network(z, timestep), timestep, z).prev_sample
-    assert_same_picture(ours("euler", denoise, flow.start(UNIT, 999.0, SIGMA_DATA), sigmas), z)
+    assert_same_picture(ours("euler", denoise, flow.start(UNIT, float(sigmas[0]), SIGMA_DATA), sigmas), z)

@@ -1,5 +1,6 @@
 """Samplers against exact answers: where the path ends, how fast the error falls, what the noise does."""
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from bowerbird.diffusion.guidance import clip_x0
 from bowerbird.diffusion.samplers import SAMPLERS
-from bowerbird.diffusion.schedule import VPSchedule, karras_grid, linear_betas, log_snr_grid, timestep_grid
+from bowerbird.diffusion.schedule import VPSchedule, karras_grid, linear_betas, timestep_grid
 from tests.oracles import Gaussian, Mixture
 
 GENERATOR = torch.Generator().manual_seed(3)
@@ -100,16 +101,21 @@ def final_variance(oracle: Gaussian, sigmas: torch.Tensor) -> float:
     return float(end.square().sum())
 
 
+def log_snr_grid(num_steps, sigma_min):
+    """Equal ratios, so that halving their logarithm halves the error of every step."""
+    return torch.cat([torch.logspace(math.log10(SIGMA_MAX), math.log10(sigma_min), num_steps, dtype=torch.float64), torch.zeros(1)])
+
+
 @pytest.mark.parametrize("num_steps", [1, 3, 30])
 def test_ancestral_noise_keeps_the_marginal_variance(num_steps):
     """With the truth as estimate, what is left of the old noise and what is added make sigma_next^2 exactly."""
-    sigmas = log_snr_grid(num_steps + 1, 0.1, SIGMA_MAX)[:-1]
+    sigmas = log_snr_grid(num_steps + 1, 0.1)[:-1]
     assert final_variance(Gaussian(0.0, 0.0), sigmas) == pytest.approx(0.1**2, rel=1e-12)
 
 
 def test_ancestral_sampling_reaches_the_data():
     """With a spread of truths one step loses their variance given x, and ever shorter steps lose ever less of it: order 1."""
-    errors = [0.5**2 - final_variance(Gaussian(0.0, 0.5), log_snr_grid(num_steps, 1e-3, SIGMA_MAX)) for num_steps in (200, 400, 800)]
+    errors = [0.5**2 - final_variance(Gaussian(0.0, 0.5), log_snr_grid(num_steps, 1e-3)) for num_steps in (200, 400, 800)]
     assert errors[0] / errors[1] == pytest.approx(2, rel=0.05)
     assert errors[1] / errors[2] == pytest.approx(2, rel=0.05)
     assert errors[2] < 0.01

@@ -112,36 +112,11 @@ def flow_sigma_from_t(t: Tensor) -> Tensor:
 #
 # A grid of n steps is (n + 1,) float64: n noise levels from sigma_max strictly down, then 0.
 
-Grid = Callable[[int, float, float], Tensor]  # (num_steps, sigma_min, sigma_max)
-
 
 def karras_grid(num_steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Tensor:
     """Uniform in sigma^(1/rho): short steps where the picture forms.  EDM, arXiv:2206.00364, equation 5."""
     root = torch.linspace(sigma_max ** (1 / rho), sigma_min ** (1 / rho), num_steps, dtype=torch.float64)
     return _ending_at_zero(root**rho)
-
-
-def log_snr_grid(num_steps: int, sigma_min: float, sigma_max: float) -> Tensor:
-    """Uniform in log(sigma): the solver's own time in DPM-Solver.  arXiv:2206.00927, section 3."""
-    return _ending_at_zero(torch.linspace(math.log(sigma_max), math.log(sigma_min), num_steps, dtype=torch.float64).exp())
-
-
-def flow_grid(num_steps: int, sigma_min: float, sigma_max: float, shift: float = 1.0) -> Tensor:
-    """Equal steps of flow time from sigma_max to 0, asking nothing below sigma_min.
-
-    shift > 1 spends more steps on strong noise, as large pictures need: t -> shift t / (1 + (shift - 1) t), which in
-    sigma is a plain multiplication by shift (arXiv:2403.03206, section 5.3).
-    """
-    t_max = sigma_max / (shift + sigma_max)
-    t_min = max(sigma_min / (shift + sigma_min), t_max / num_steps)
-    return _ending_at_zero(shift * flow_sigma_from_t(torch.linspace(t_max, t_min, num_steps, dtype=torch.float64)))
-
-
-def vp_grid(num_steps: int, schedule: VPSchedule) -> Tensor:
-    """Equal steps of variance-preserving time from sigma_max to 0, which is timestep -1; fractional timesteps allowed."""
-    t_max = float(schedule.t_from_sigma(torch.tensor(schedule.sigma_max, dtype=torch.float64)))
-    t_min = max(0.0, (t_max + 1) / num_steps - 1)
-    return _ending_at_zero(schedule.sigma_from_t(torch.linspace(t_max, t_min, num_steps, dtype=torch.float64)))
 
 
 def timesteps(num_steps: int, num_train_steps: int, spacing: str, offset: int = 0) -> Tensor:
@@ -170,9 +145,6 @@ def _ending_at_zero(sigmas: Tensor) -> Tensor:
     return torch.cat([sigmas, sigmas.new_zeros(1)])
 
 
-GRIDS: dict[str, Grid] = {"karras": karras_grid, "log-snr": log_snr_grid, "uniform-flow": flow_grid}
-
-
 # ---------------------------------------------------------------- noise levels: where training looks
 #
 # A distribution over sigma is given by its quantile function, u in (0, 1) -> sigma, so that training can key its draws
@@ -197,7 +169,7 @@ def log_normal(location: float = -1.2, scale: float = 1.2) -> NoiseLevels:
 
 
 def logit_normal(location: float = 0.0, scale: float = 1.0, shift: float = 1.0) -> NoiseLevels:
-    """logit(t) ~ N(location, scale^2) for the flow clock, then shifted as in `flow_grid`.  arXiv:2403.03206, section 3.1.
+    """logit(t) ~ N(location, scale^2) for the flow clock, shifted: t -> shift t / (1 + (shift - 1) t).  arXiv:2403.03206, sections 3.1, 5.3.
 
     Since sigma = t / (1 - t), logit(t) *is* log(sigma), and the shift multiplies sigma: a log-normal by another name.
     """
