@@ -147,7 +147,9 @@ def startup(options: argparse.Namespace) -> Found:
     run = options.work / f"startup-{options.network}"
     if not run.exists():
         train = [sys.executable, "-m", "bowerbird", "train", str(bench.folder), "--out", str(run), "--recipe", "pixel-64-ddpm"]
-        machine.run_child([*train, "--pictures", "64", "--set", f"model.size={options.network}"], options.work / "startup.log")
+        settings = (f"model.size={options.network}", "train.batch=1", "data.held_out=0", "sample.count=1", "sample.steps=1")
+        sets = [word for setting in settings for word in ("--set", setting)]
+        machine.run_child([*train, "--pictures", "1", *sets], options.work / "startup.log")
     from bowerbird.generate import find_model_folder
 
     theirs = (

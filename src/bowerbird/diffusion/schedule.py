@@ -169,7 +169,9 @@ def log_normal(location: float = -1.2, scale: float = 1.2) -> NoiseLevels:
 
 
 def logit_normal(location: float = 0.0, scale: float = 1.0, shift: float = 1.0) -> NoiseLevels:
-    """logit(t) ~ N(location, scale^2) for the flow clock, shifted: t -> shift t / (1 + (shift - 1) t).  arXiv:2403.03206, sections 3.1, 5.3.
+    """logit(t) ~ N(location, scale^2) for the flow clock, then shifted: t -> shift t / (1 + (shift - 1) t).
+
+    arXiv:2403.03206, sections 3.1 and 5.3.
 
     Since sigma = t / (1 - t), logit(t) *is* log(sigma), and the shift multiplies sigma: a log-normal by another name.
     """
