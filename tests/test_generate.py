@@ -55,6 +55,15 @@ def test_every_sampler_paints_and_repeats(painter: OwnPainter, sampler: str) -> 
     assert one.settings.sampler == sampler
 
 
+def test_guidance_towards_nothing_changes_nothing_and_costs_nothing(painter: OwnPainter, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, network = [], painter.model.network.forward
+    monkeypatch.setattr(painter.model.network, "forward", lambda *inputs: calls.append(1) or network(*inputs))
+    (plain,) = painter.paint(ask(seed=1, guidance=1))
+    (guided,) = painter.paint(ask(seed=1, guidance=7))
+    assert plain.picture.tobytes() == guided.picture.tobytes()
+    assert len(calls) == 2 * 4
+
+
 def test_noise_belongs_to_the_seed() -> None:
     both, one = PictureNoise([4, 5]), PictureNoise([5])
     like = torch.empty(2, 3, 4, 4)

@@ -254,7 +254,8 @@ class OwnPainter:
         spec, device = self.model.spec, self.model.device
         sigmas = self.sigmas(request)
         x = self.model.start(noise(torch.empty(len(seeds), *spec.sample_shape, device=device)), float(sigmas[0]))
-        denoise = guide(self.model, *self._conditions(request, seeds), scale=request.guidance)
+        wanted, hidden = self._conditions(request, seeds)
+        denoise = guide(self.model, wanted, hidden, scale=1.0 if wanted is hidden else request.guidance)
         if spec.clip_x0:
             denoise = clip_x0(denoise)
         return SAMPLERS[request.sampler](denoise, x, sigmas, noise, on_step)
@@ -271,10 +272,12 @@ class OwnPainter:
         return karras_grid(request.steps, self.model.spec.sigma_min, self.model.spec.sigma_max)
 
     def _conditions(self, request: PaintRequest, seeds: list[int]) -> tuple[Condition, Condition]:
-        """What to paint, and what guidance leads away from: the same with everything hidden."""
+        """What to paint, and what guidance leads away from: the same with everything hidden, one object where nothing is asked for."""
         labels, device = self.manifest.labels, self.model.device
         hidden = Condition(label=torch.full((len(seeds),), len(labels), device=device) if labels else None)
         number = labels.index(request.label) if request.label is not None else None
+        if number is None and self.representations is None:
+            return hidden, hidden
         label = hidden.label if number is None else torch.full((len(seeds),), number, device=device)
         shown = self.representations.drawn(seeds, number).to(device) if self.representations is not None else None
         return Condition(label=label, representation=shown), hidden

@@ -19,7 +19,7 @@ from bowerbird import draws
 from bowerbird.data.pictures import Pictures
 from bowerbird.diffusion.loss import WEIGHTINGS, denoising_loss, normalised
 from bowerbird.diffusion.prediction import add_noise
-from bowerbird.evaluate.features import SECOND_OPINION, extract, extracted, load_network, network_input
+from bowerbird.evaluate.features import SECOND_OPINION, Pixels, extract, extracted, load_network, network_input
 from bowerbird.generate import OwnPainter, open_autoencoder
 from bowerbird.model_folder import Manifest, SamplingDefaults, scale_of
 from bowerbird.models import representation
@@ -36,6 +36,7 @@ from bowerbird.training.batches import Batch, PixelSamples, Samples, chosen_pict
 from bowerbird.training.latents import LatentSamples, LatentStore
 from bowerbird.training.world import World
 
+PART = 4096  # pictures
 TIMED = 8  # pictures
 HELD_OUT_LEVELS = 8  # fixed noise levels of the held-out look, evenly spread over those of training
 
@@ -166,15 +167,25 @@ class Denoising:
 
 def _represented(pictures: Pictures, device: torch.device, on_progress: OnProgress | None) -> Tensor:
     """What every picture shows, (n, 64), on the CPU."""
-    return project(torch.from_numpy(extract(pictures.pixels, SECOND_OPINION, device, on_progress, representation.INPUT_PX)))
+
+    def of(part: Pixels) -> Tensor:
+        return project(torch.from_numpy(extract(part, SECOND_OPINION, device, on_progress, representation.INPUT_PX)))
+
+    return torch.cat([of(part) for part in _parts(pictures)])
 
 
 def _seconds_to_represent(pictures: Pictures, device: torch.device) -> float:
     """What `_represented` will take, from the time of a few pictures."""
-    if extracted(pictures.pixels, SECOND_OPINION, representation.INPUT_PX):
+    missing = sum(len(part) for part in _parts(pictures) if not extracted(part, SECOND_OPINION, representation.INPUT_PX))
+    if not missing:
         return 0.0
     few, network = pictures.pixels[:TIMED], load_network(SECOND_OPINION, str(device))
     began = time.monotonic()
     with torch.inference_mode():
         network(network_input(few, representation.INPUT_PX).to(device)).cpu()
-    return (time.monotonic() - began) / len(few) * len(pictures.pixels)
+    return (time.monotonic() - began) / len(few) * missing
+
+
+def _parts(pictures: Pictures) -> list[Pixels]:
+    """The pixels in parts that are looked at, and kept in the cache, one by one: a run that is killed meanwhile loses one part."""
+    return [pictures.pixels[start : start + PART] for start in range(0, len(pictures.pixels), PART)]
