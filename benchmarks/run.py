@@ -109,7 +109,7 @@ def speed(options: argparse.Namespace) -> Found:
     from bowerbird.training import train
 
     bench = prepare(options.pictures, options.splits, options.size, options.work)
-    steps, rounds = 12, 3
+    steps, rounds = 4, 3
     ours, theirs = [], []
     theirs_recipe = Recipe(unet_class()(**unet_config(options.network, options.size, 3, 0, 0.0)))
     draw = batches(bench.folder)
