@@ -26,7 +26,7 @@ demo: $(READY)
 	$(RUN)/bowerbird generate demo/run --count 16 --seed 1 --out demo/pictures
 	@echo
 	@echo "Look at: demo/starter (16 things by the bundled starter), demo/run/report.html (how it learned birds), demo/run/progress.gif,"
-	@echo "demo/pictures (16 new birds, 64x64, from the same noise). A few minutes on two cores give bird-like shapes and colours, not good birds."
+	@echo "demo/pictures (16 new birds, 64x64, from the same noise). Four minutes of one core give soft birds, some of which can be named."
 
 # ---------------------------------------------------------------- checks
 
