@@ -76,19 +76,20 @@ def open_model(where: str | Path, device: torch.device, opening: Opening | None 
     folder = find_model_folder(path)
     if (folder / MANIFEST).is_file():
         model, manifest = open_model_folder(folder)
-        space = open_latent_space(folder, manifest).to(device)
-        return OwnPainter(str(where), model.to(device), manifest, space, open_representations(folder))
+        return OwnPainter(
+            str(where), model.to(device), manifest, open_latent_space(folder, manifest).to(device), open_representations(folder)
+        )
     if is_ddpm_folder(folder):
         autoencoder = open_autoencoder(opening.autoencoder, device, opening) if opening.autoencoder is not None else None
-        model, its_space = open_ddpm_folder(folder, autoencoder)
+        model, space = open_ddpm_folder(folder, autoencoder)
         manifest = Manifest(
-            rung="latent" if its_space else "pixel",
+            rung="latent" if space else "pixel",
             denoiser=model.spec,
-            latents=scale_of(its_space) if its_space else None,
+            latents=scale_of(space) if space else None,
             sampling=SamplingDefaults(sampler="dpm++2m", steps=20),
             licence="See its source.",
         )
-        return OwnPainter(str(where), model.to(device), manifest, its_space.to(device) if its_space else None)
+        return OwnPainter(str(where), model.to(device), manifest, space.to(device) if space else None)
     raise ModelError(
         f"{str(where)!r} is neither a run, a model folder nor a diffusers folder. A model folder holds {MANIFEST} or a U-Net's config.json."
     )

@@ -17,7 +17,7 @@ from bowerbird.progress import Progress
 from bowerbird.recipe import Recipe, check_recipe
 from bowerbird.request import PaintRequest
 from bowerbird.run_folder import model_of_run
-from bowerbird.training import denoising
+from bowerbird.training import represent
 from bowerbird.training.denoising import Denoising
 from tests.conftest import tiny_recipe
 from tests.training.runs import CPU, assert_same_run, run_here
@@ -92,9 +92,9 @@ def test_what_cannot_be_is_said(unbroken: Path) -> None:
 def test_a_part_that_is_missing_is_looked_at_and_counted(picture_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the parts, the pictures show the same; a forecast counts only what the cache lacks."""
     pictures = open_pictures(picture_folder, 16, "crop", 0.1, 0)
-    whole = denoising._represented(pictures, CPU, None)
-    assert denoising._seconds_to_represent(pictures, CPU) == 0
-    monkeypatch.setattr(denoising, "PART", 25)
-    assert denoising._seconds_to_represent(pictures, CPU) > 0
-    torch.testing.assert_close(denoising._represented(pictures, CPU, None), whole)
-    assert denoising._seconds_to_represent(pictures, CPU) == 0
+    whole = represent.represented(pictures, CPU)
+    assert represent.seconds_to_represent(pictures, CPU) == 0
+    monkeypatch.setattr(represent, "PART", 25)
+    assert represent.seconds_to_represent(pictures, CPU) > 0
+    torch.testing.assert_close(represent.represented(pictures, CPU), whole)
+    assert represent.seconds_to_represent(pictures, CPU) == 0

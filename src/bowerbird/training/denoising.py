@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
@@ -19,25 +18,22 @@ from bowerbird import draws
 from bowerbird.data.pictures import Pictures
 from bowerbird.diffusion.loss import WEIGHTINGS, denoising_loss, normalised
 from bowerbird.diffusion.prediction import add_noise
-from bowerbird.evaluate.features import SECOND_OPINION, Pixels, extract, extracted, load_network, network_input
 from bowerbird.generate import OwnPainter, open_autoencoder
 from bowerbird.model_folder import Manifest, SamplingDefaults, scale_of
-from bowerbird.models import representation
 from bowerbird.models.autoencoder import LatentSpace, Rgb
 from bowerbird.models.build import build_denoiser, levels_of, sigma_data_of
 from bowerbird.models.condition import Condition
 from bowerbird.models.denoiser import Denoiser
-from bowerbird.models.representation import COMPONENTS, Representations, blurred, project
+from bowerbird.models.representation import COMPONENTS, Representations, blurred
 from bowerbird.progress import OnProgress
 from bowerbird.recipe import Recipe
 from bowerbird.request import PaintRequest
 from bowerbird.sheets import contact_sheet, png_bytes
 from bowerbird.training.batches import Batch, PixelSamples, Samples, chosen_pictures, level_draws, noise
 from bowerbird.training.latents import LatentSamples, LatentStore
+from bowerbird.training.represent import represented, seconds_to_represent
 from bowerbird.training.world import World
 
-PART = 4096  # pictures
-TIMED = 8  # pictures
 HELD_OUT_LEVELS = 8  # fixed noise levels of the held-out look, evenly spread over those of training
 
 
@@ -69,10 +65,10 @@ class Denoising:
             store = LatentStore(recipe, autoencoder, device)
             self.samples = LatentSamples(store, pictures, on_progress)
             self.space, self.fingerprint = self.samples.space, f"{pictures.fingerprint} in {store.key}"
-        self.shown = _represented(pictures, device, on_progress) if recipe.condition.representation else None  # (n, 64)
+        self.shown = represented(pictures, device, on_progress) if recipe.condition.representation else None  # (n, 64)
 
     def preparation_seconds(self, pictures: Pictures) -> float:
-        return self.samples.preparation_seconds(pictures) + (_seconds_to_represent(pictures, self.device) if self.shown is not None else 0)
+        return self.samples.preparation_seconds(pictures) + (seconds_to_represent(pictures, self.device) if self.shown is not None else 0)
 
     def new_model(self) -> Denoiser:
         return build_denoiser(self.recipe, self.samples.shape, len(self.labels))
@@ -163,29 +159,3 @@ class Denoising:
             eps = noise(self.recipe.data.seed, "representation noise", samples, (COMPONENTS,))
             shown = (blurred(self.shown[chosen], eps) * torch.from_numpy(~hidden)[:, None]).to(self.device)
         return Condition(label=label, representation=shown) if self.labels or shown is not None else None
-
-
-def _represented(pictures: Pictures, device: torch.device, on_progress: OnProgress | None) -> Tensor:
-    """What every picture shows, (n, 64), on the CPU."""
-
-    def of(part: Pixels) -> Tensor:
-        return project(torch.from_numpy(extract(part, SECOND_OPINION, device, on_progress, representation.INPUT_PX)))
-
-    return torch.cat([of(part) for part in _parts(pictures)])
-
-
-def _seconds_to_represent(pictures: Pictures, device: torch.device) -> float:
-    """What `_represented` will take, from the time of a few pictures."""
-    missing = sum(len(part) for part in _parts(pictures) if not extracted(part, SECOND_OPINION, representation.INPUT_PX))
-    if not missing:
-        return 0.0
-    few, network = pictures.pixels[:TIMED], load_network(SECOND_OPINION, str(device))
-    began = time.monotonic()
-    with torch.inference_mode():
-        network(network_input(few, representation.INPUT_PX).to(device)).cpu()
-    return (time.monotonic() - began) / len(few) * missing
-
-
-def _parts(pictures: Pictures) -> list[Pixels]:
-    """The pixels in parts that are looked at, and kept in the cache, one by one: a run that is killed meanwhile loses one part."""
-    return [pictures.pixels[start : start + PART] for start in range(0, len(pictures.pixels), PART)]
