@@ -111,9 +111,9 @@ def step_ours(folder: Path) -> dict[str, Any]:
     from bowerbird.recipe import read_recipe
     from bowerbird.storage import Disk
     from bowerbird.training import loop
+    from bowerbird.training.parallel import World
     from bowerbird.training.run import start_or_resume
     from bowerbird.training.signals import StopSignals
-    from bowerbird.training.world import World
 
     def milliseconds(work: Callable[[], object], times: int) -> float:
         work()

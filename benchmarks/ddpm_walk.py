@@ -25,7 +25,7 @@ from diffusers.training_utils import EMAModel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import machine
-from bowerbird import device as devices
+from bowerbird import hardware
 from bowerbird.diffusion.loss import WEIGHTINGS, denoising_loss, normalised
 from bowerbird.diffusion.prediction import add_noise
 from bowerbird.generate import OwnPainter, find_model_folder
@@ -45,7 +45,7 @@ def main() -> None:
     options = parser.parse_args()
     folder = find_model_folder(options.run)
     record = {
-        "machine": devices.describe(torch.device("cpu")),
+        "machine": hardware.describe(torch.device("cpu")),
         "torch": torch.__version__,
         "painting": compare_painting(folder, options.pictures),
         "training": compare_training(folder, options.batch, options.rounds),

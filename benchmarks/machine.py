@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from bowerbird import device as devices
+from bowerbird import hardware
 
 PACKAGES = ("bowerbird", "torch", "numpy", "pillow", "diffusers", "denoising-diffusion-pytorch")
 _SIDE, _ROUNDS = 1536, 6
@@ -22,7 +22,7 @@ _SIDE, _ROUNDS = 1536, 6
 def describe() -> dict[str, Any]:
     """Hardware, how much of it this run may use, its load and matrix-multiply rate now: timings compare only beside these."""
     return {
-        "processor": devices.describe(torch.device("cpu")),
+        "processor": hardware.describe(torch.device("cpu")),
         "cores": os.cpu_count(),
         "cores_used": len(os.sched_getaffinity(0)),
         "threads": torch.get_num_threads(),

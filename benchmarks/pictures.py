@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from bowerbird.data import open_pictures
-from bowerbird.evaluate.features import Pixels
+from bowerbird.models.features import Pixels
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-FAMILIES = HERE.parent / "src/bowerbird/models/pretrained/families"
+FAMILIES = HERE.parent / "src/bowerbird/pretrained/families"
 PROMPT = "a photo of a bird on a branch"
 CLASSES = {"sd15": "StableDiffusionPipeline", "sdxl": "StableDiffusionXLPipeline"}
 
@@ -40,7 +40,7 @@ def write_random_model(family: str, folder: Path) -> None:
     from safetensors.torch import save_file
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-    from bowerbird.models.pretrained.clip import clip_vocabulary
+    from bowerbird.pretrained.clip import clip_vocabulary
 
     shutil.copytree(FAMILIES / family, folder)
     vocabulary, merges = clip_vocabulary()
@@ -80,7 +80,7 @@ def measure(side: str, family: str, folder: Path, pixels: int, steps: int) -> di
     if side == "ours":
         import torch
 
-        from bowerbird.models.pretrained import open_pretrained
+        from bowerbird.pretrained import open_pretrained
         from bowerbird.request import PaintRequest
 
         painter = open_pretrained(folder, torch.device("cpu"))
@@ -118,7 +118,7 @@ def in_turn(family: str, folder: Path, pixels: int, calls: int) -> dict[str, Any
     import diffusers
     import torch
 
-    from bowerbird.models.pretrained import open_pretrained
+    from bowerbird.pretrained import open_pretrained
 
     ours = open_pretrained(folder, torch.device("cpu"))
     pipeline = getattr(diffusers, CLASSES[family]).from_pretrained(folder, local_files_only=True, torch_dtype=torch.float32)

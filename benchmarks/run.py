@@ -24,9 +24,9 @@ from benchmarks.entrants import ENTRANTS, TRIVIAL, Entrant, our_command
 from benchmarks.pictures import BenchPictures, prepare
 from bowerbird.errors import Stopped
 from bowerbird.evaluate import evaluate, metrics
-from bowerbird.evaluate.features import Pixels, extract
+from bowerbird.models.features import Pixels, extract
+from bowerbird.pages import contact_sheet
 from bowerbird.progress import Progress
-from bowerbird.sheets import contact_sheet
 from bowerbird.training.record import Record
 
 SAMPLES = 64

@@ -17,9 +17,9 @@ from bowerbird.recipe import read_recipe
 from bowerbird.storage import Disk
 from bowerbird.training import loop
 from bowerbird.training.budget import measure_memory
+from bowerbird.training.parallel import World
 from bowerbird.training.run import start_or_resume
 from bowerbird.training.signals import StopSignals
-from bowerbird.training.world import World
 
 
 def main(pictures: str, name: str, *settings: str) -> None:

@@ -22,9 +22,9 @@ from PIL import Image
 from bowerbird import load
 from bowerbird.data import open_pictures
 from bowerbird.evaluate.copies import closest_pairs, find_copies
+from bowerbird.pages import contact_sheet
 from bowerbird.recipe import read_recipe
 from bowerbird.request import PaintRequest
-from bowerbird.sheets import contact_sheet
 from bowerbird.training import train
 
 ROOT = Path(__file__).parent.parent

@@ -28,7 +28,7 @@ from tests.test_convert import bit_equal  # noqa: E402
 from bowerbird import weights  # noqa: E402
 from bowerbird.convert import convert, read_checkpoint  # noqa: E402
 from bowerbird.errors import ModelError, UnsafeFileError  # noqa: E402
-from bowerbird.models.pretrained import open_pretrained  # noqa: E402
+from bowerbird.pretrained import open_pretrained  # noqa: E402
 
 
 def attack(folder: Path) -> dict[str, Any]:

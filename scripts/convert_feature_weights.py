@@ -26,7 +26,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from bowerbird import weights
-from bowerbird.evaluate.features import ARCHITECTURES, INPUT_PX, WEIGHTS, Convolution, FeatureNetwork, load_network
+from bowerbird.models.features import ARCHITECTURES, INPUT_PX, WEIGHTS, Convolution, FeatureNetwork, load_network
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 SOURCE_SHA256 = "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a"
 NUM_MERGES = 49_152 - 256 - 2
-TARGET = Path(__file__).parent.parent / "src/bowerbird/models/pretrained/families/clip/merges.txt"
+TARGET = Path(__file__).parent.parent / "src/bowerbird/pretrained/families/clip/merges.txt"
 
 
 def main(source: Path) -> None:

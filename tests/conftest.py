@@ -9,7 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
+from bowerbird.models.features import Pixels
 from bowerbird.recipe import Recipe, check_recipe
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
 
 torch.set_num_threads(1)  # bit-equality is promised for equal thread counts, and small tensors gain nothing from more
 
@@ -48,3 +51,17 @@ def tiny_recipe(**sections: dict[str, object]) -> Recipe:
     for section, values in sections.items():
         fields[section] = fields.get(section, {}) | values
     return check_recipe(fields)
+
+
+@pytest.fixture(scope="session")
+def animals() -> Pixels:
+    """240 pictures of animals at 64x64, in no particular order."""
+    files = sorted((EXAMPLES / "animals").glob("*.webp"))
+    chosen = np.random.default_rng(0).permutation(len(files))[:240]
+    pictures = [Image.open(files[i]).convert("RGB").resize((64, 64), Image.Resampling.BICUBIC) for i in chosen]
+    return np.stack([np.asarray(picture) for picture in pictures])
+
+
+@pytest.fixture
+def draw() -> np.random.Generator:
+    return np.random.default_rng(0)

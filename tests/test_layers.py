@@ -10,9 +10,9 @@ from pathlib import Path
 SOURCE = Path(__file__).parents[1] / "src" / "bowerbird"
 
 LAYERS = {
-    "errors": 0, "progress": 0, "draws": 0, "recipe": 0, "request": 0, "device": 0,
-    "storage": 1, "weights": 1, "sheets": 1, "picture_metadata": 1, "diffusion": 1, "convert": 1,
-    "data": 2, "models": 2, "safety": 2,
+    "errors": 0, "progress": 0, "draws": 0, "recipe": 0, "request": 0, "hardware": 0,
+    "storage": 1, "weights": 1, "pages": 1, "picture_metadata": 1, "diffusion": 1, "convert": 1,
+    "data": 2, "models": 2, "conditions": 2, "pretrained": 2, "safety": 2,
     "model_folder": 3, "run_folder": 3,
     "generate": 4, "evaluate": 4,
     "training": 5,
@@ -59,7 +59,7 @@ def test_the_worlds_checkpoints_are_opened_in_models_alone() -> None:
     for name, path in modules().items():
         for imported in imports(path):
             if imported.split(".")[0] in ("diffusers", "transformers", "peft", "accelerate"):
-                assert name.startswith("models/"), f"{name} imports {imported}"
+                assert name.startswith(("models/", "pretrained/")), f"{name} imports {imported}"
                 assert imported.split(".")[0] not in imports(path, top_level_only=True), f"{name} imports {imported} before it is needed"
 
 

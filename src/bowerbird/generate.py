@@ -20,7 +20,9 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from bowerbird import device as devices
+from bowerbird import hardware, pretrained
+from bowerbird.conditions import Condition
+from bowerbird.conditions.image_embedding import Representations
 from bowerbird.diffusion.guidance import clip_x0, guide
 from bowerbird.diffusion.samplers import SAMPLERS
 from bowerbird.diffusion.schedule import karras_grid, timestep_grid
@@ -36,13 +38,10 @@ from bowerbird.model_folder import (
     read_manifest,
     scale_of,
 )
-from bowerbird.models import pretrained
 from bowerbird.models.autoencoder import Autoencoder, LatentSpace, Rgb
-from bowerbird.models.condition import Condition
-from bowerbird.models.ddpm_folder import is_ddpm_folder, open_ddpm_folder
 from bowerbird.models.denoiser import Denoiser
-from bowerbird.models.pretrained.autoencoders import autoencoder_place, is_pretrained_autoencoder, open_pretrained_autoencoder
-from bowerbird.models.representation import Representations
+from bowerbird.pretrained.autoencoders import autoencoder_place, is_pretrained_autoencoder, open_pretrained_autoencoder
+from bowerbird.pretrained.ddpm_folder import is_ddpm_folder, open_ddpm_folder
 from bowerbird.progress import OnProgress, Progress, tell
 from bowerbird.request import Painted, PaintRequest, read_request
 from bowerbird.run_folder import is_run, model_of_run
@@ -62,7 +61,7 @@ class Painter(Protocol):
 
 def load(where: str | Path, device: str | None = None) -> Painter:
     """Open a model for use from Python: `bowerbird.load('runs/birds').paint(...)`."""
-    return open_model(where, devices.choose_device(device))
+    return open_model(where, hardware.choose_device(device))
 
 
 def open_model(where: str | Path, device: torch.device, opening: Opening | None = None) -> Painter:

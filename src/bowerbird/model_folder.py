@@ -4,7 +4,7 @@
       bowerbird.json            the manifest below, sealed, with the hash of every file
       transformer/ | unet/      config.json and weights; an autoencoder's folder has none
       vae/                      of a latent model, and of an autoencoder
-      representations.safetensors    what its training pictures show, of a model that is told (models/representation.py)
+      representations.safetensors    what its training pictures show, of a model that is told (conditions/image_embedding.py)
       scheduler/                for a U-Net: diffusers' scheduler config
       model_index.json          exactly when a diffusers pipeline can paint from this folder
       samples.png               what it paints
@@ -23,13 +23,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
 
 from bowerbird import __version__, weights
+from bowerbird.conditions.image_embedding import COMPONENTS, Representations
 from bowerbird.errors import ModelError
 from bowerbird.models.autoencoder import OURS, Autoencoder, AutoencoderConfig, ConvAutoencoder, LatentSpace, Rgb
 from bowerbird.models.denoiser import Denoiser, DenoiserSpec
-from bowerbird.models.pretrained.autoencoders import open_pretrained_autoencoder
-from bowerbird.models.representation import COMPONENTS, Representations
 from bowerbird.models.transformer import Transformer, TransformerConfig
 from bowerbird.models.unet import UNet, unet_class
+from bowerbird.pretrained.autoencoders import open_pretrained_autoencoder
 from bowerbird.storage import Disk, verify_folder, write_folder
 
 MANIFEST = "bowerbird.json"

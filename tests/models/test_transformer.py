@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bowerbird.models.condition import Condition
+from bowerbird.conditions import Condition
 from bowerbird.models.transformer import (
     FASTEST,
     POSITIONS,

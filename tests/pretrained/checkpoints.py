@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from bowerbird.models.pretrained import families
-from bowerbird.models.pretrained.clip import clip_vocabulary
+from bowerbird.pretrained import families
+from bowerbird.pretrained.clip import clip_vocabulary
 
 Tensors = dict[str, Tensor]
 

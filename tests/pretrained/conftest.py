@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 
-from bowerbird.models.pretrained import PretrainedPainter, families, open_pretrained
+from bowerbird.pretrained import PretrainedPainter, families, open_pretrained
 from tests.pretrained import checkpoints
 
 CPU = torch.device("cpu")

@@ -16,7 +16,7 @@ from PIL import Image
 from bowerbird.errors import ModelError, UnsafeFileError
 from bowerbird.generate import OwnPainter, is_autoencoder, open_autoencoder, open_model
 from bowerbird.models.autoencoder import LatentSpace
-from bowerbird.models.pretrained.autoencoders import PretrainedAutoencoder, open_pretrained_autoencoder
+from bowerbird.pretrained.autoencoders import PretrainedAutoencoder, open_pretrained_autoencoder
 from bowerbird.request import PaintRequest
 
 CPU = torch.device("cpu")
@@ -126,7 +126,7 @@ def test_tiles_of_the_tiny_one_are_the_whole(folders: Any, monkeypatch: pytest.M
     ours, picture = open_pretrained_autoencoder(folders("tiny")), bird(512, 448)
     whole = ours.encode(picture)[0]
     restored = ours.decode(whole)
-    monkeypatch.setattr("bowerbird.models.pretrained.autoencoders.TILE_PX", 64)
+    monkeypatch.setattr("bowerbird.pretrained.autoencoders.TILE_PX", 64)
     torch.testing.assert_close(ours.encode(picture)[0], whole, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(ours.decode(whole), restored, rtol=1e-4, atol=1e-4)
 

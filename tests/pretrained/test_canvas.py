@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from bowerbird.models.pretrained.canvas import (
+from bowerbird.pretrained.canvas import (
     blend,
     border_step,
     extend,

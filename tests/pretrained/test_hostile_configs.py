@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from bowerbird.errors import ModelError
-from bowerbird.models.pretrained import open_pretrained
+from bowerbird.pretrained import open_pretrained
 from tests.audit import Audit
 
 CPU = torch.device("cpu")

@@ -13,8 +13,8 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from bowerbird.errors import ModelError
-from bowerbird.models.pretrained import open_pretrained
-from bowerbird.models.pretrained.hub import Download, is_hub_name, plan_download
+from bowerbird.pretrained import open_pretrained
+from bowerbird.pretrained.hub import Download, is_hub_name, plan_download
 
 CPU = torch.device("cpu")
 FILES = {

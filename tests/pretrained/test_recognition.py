@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from bowerbird.errors import ModelError
-from bowerbird.models.pretrained import families, open_pretrained, recognise
-from bowerbird.models.pretrained.families import FAMILIES, recognise_keys
-from bowerbird.models.pretrained.loading import ask_network
+from bowerbird.pretrained import families, open_pretrained, recognise
+from bowerbird.pretrained.families import FAMILIES, recognise_keys
+from bowerbird.pretrained.loading import ask_network
 from tests.pretrained import checkpoints
 
 SHIPPED = Path(families.__file__).parent / "families"

@@ -24,9 +24,9 @@ from bowerbird.errors import Stopped
 from bowerbird.model_folder import open_model_folder
 from bowerbird.run_folder import RUN_FILE, model_of_run
 from bowerbird.storage import Disk
+from bowerbird.training.parallel import World
 from bowerbird.training.run import start_or_resume
 from bowerbird.training.signals import StopSignals
-from bowerbird.training.world import World
 from tests.conftest import tiny_recipe
 from tests.training.runs import CPU, run_here
 

@@ -13,7 +13,7 @@ from bowerbird.errors import BowerbirdError
 from bowerbird.recipe import Recipe
 from bowerbird.run_folder import read_run_state
 from bowerbird.training.batches import Batch
-from bowerbird.training.denoising import Denoising
+from bowerbird.training.objectives.denoising import Denoising
 from bowerbird.training.record import Record
 from bowerbird.weights import load
 from tests.conftest import tiny_recipe

@@ -16,9 +16,9 @@ from bowerbird.storage import Disk
 from bowerbird.training import Budget, budget, forecast
 from bowerbird.training.budget import Forecast, Memory, Pace, Watch, frozen_length, kept_bytes, measure_memory, of_length, promise
 from bowerbird.training.checkpoint import read_surroundings
+from bowerbird.training.parallel import World
 from bowerbird.training.run import Run, start_or_resume
 from bowerbird.training.signals import StopSignals
-from bowerbird.training.world import World
 from tests.conftest import tiny_recipe
 from tests.training.runs import CPU, assert_same_run, run_here
 
@@ -98,10 +98,10 @@ def test_what_a_forward_pass_keeps_grows_with_its_pictures(run: Run) -> None:
 def test_more_than_there_is_says_what_to_change(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     memory = replace(measure_memory(run), save=0)
     monkeypatch.setattr(budget, "measure_memory", lambda _: memory)
-    monkeypatch.setattr(budget.devices, "available_memory_bytes", lambda _: memory.peak(4, gradients_wait=True))
+    monkeypatch.setattr(budget.hardware, "available_memory_bytes", lambda _: memory.peak(4, gradients_wait=True))
     with pytest.raises(ResourceError, match=r"train\.micro_batch=4"):
         budget.require_memory(run)
-    monkeypatch.setattr(budget.devices, "available_memory_bytes", lambda _: 1)
+    monkeypatch.setattr(budget.hardware, "available_memory_bytes", lambda _: 1)
     with pytest.raises(ResourceError, match=r"smaller model\.size"):
         budget.require_memory(run)
 

@@ -17,9 +17,9 @@ from bowerbird.progress import Progress
 from bowerbird.recipe import FREE_FIELDS, check_recipe, flatten
 from bowerbird.run_folder import CHECKPOINT_MANIFEST, model_of_run, read_run_state
 from bowerbird.storage import Disk, verify_folder
+from bowerbird.training.parallel import World
 from bowerbird.training.run import start_or_resume
 from bowerbird.training.signals import StopSignals
-from bowerbird.training.world import World
 from tests.conftest import tiny_recipe
 from tests.disks import FullDisk
 from tests.training.faults import KINDS, damage, plant, writes_of

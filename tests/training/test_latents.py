@@ -19,8 +19,8 @@ from bowerbird.request import PaintRequest
 from bowerbird.run_folder import read_run_state
 from bowerbird.training import Budget, forecast, latents
 from bowerbird.training.latents import LatentSamples, LatentStore
+from bowerbird.training.objectives.autoencoding import feature_distance, kl_to_normal, pixel_error
 from bowerbird.training.record import Record
-from bowerbird.training.restoring import feature_distance, kl_to_normal, pixel_error
 from tests.conftest import tiny_recipe
 from tests.training.runs import CPU, assert_same_run, run_here
 

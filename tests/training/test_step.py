@@ -16,7 +16,7 @@ from bowerbird.recipe import Train, read_recipe
 from bowerbird.run_folder import model_of_run, read_run_state
 from bowerbird.storage import verify_folder
 from bowerbird.training.batches import Batch, level_draws
-from bowerbird.training.denoising import Denoising
+from bowerbird.training.objectives.denoising import Denoising
 from bowerbird.training.optimizer import Ema, decay_start, ema_exponent, learning_rate, make_optimizers
 from bowerbird.training.record import Record
 from tests.conftest import tiny_recipe

@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 
-from bowerbird.evaluate.features import SECOND_OPINION, Features, Pixels, extract, to_tensor
+from bowerbird.models.features import SECOND_OPINION, Features, Pixels, extract, to_tensor
+from bowerbird.pages import contact_sheet
 from bowerbird.progress import OnProgress
-from bowerbird.sheets import contact_sheet
 
 THUMBNAIL_PX = 16
 NEIGHBOURHOOD = 50

@@ -18,9 +18,9 @@ from bowerbird.data import Pictures, open_pictures
 from bowerbird.errors import PictureFolderError
 from bowerbird.evaluate import metrics
 from bowerbird.evaluate.copies import find_copies
-from bowerbird.evaluate.features import JUDGE, SECOND_OPINION, Features, Pixels, extract
 from bowerbird.evaluate.reconstruction import Restorer, compare_pairs
 from bowerbird.evaluate.report import Line, Report
+from bowerbird.models.features import JUDGE, SECOND_OPINION, Features, Pixels, extract
 from bowerbird.progress import OnProgress, Progress, tell
 from bowerbird.recipe import Data
 from bowerbird.request import Painted, PaintRequest

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bowerbird import draws
-from bowerbird.evaluate.features import to_tensor
+from bowerbird.models.features import to_tensor
 
 Array = NDArray[Any]
 

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bowerbird.evaluate.features import Pixels, to_tensor
 from bowerbird.generate import autoencoder_folder, open_autoencoder, to_pixels
 from bowerbird.model_folder import MANIFEST, read_manifest
 from bowerbird.models.autoencoder import Autoencoder
+from bowerbird.models.features import Pixels, to_tensor
 from bowerbird.progress import OnProgress, Progress, tell
 
 BATCH = 64

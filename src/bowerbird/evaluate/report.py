@@ -15,10 +15,10 @@ from PIL import Image
 
 from bowerbird import __version__
 from bowerbird.evaluate.copies import COPY_BELOW, Copies, closest_pairs
-from bowerbird.evaluate.features import Features, Pixels
 from bowerbird.evaluate.metrics import Score, nearest_distances
 from bowerbird.evaluate.reconstruction import Reconstruction
-from bowerbird.sheets import contact_sheet, png_bytes
+from bowerbird.models.features import Features, Pixels
+from bowerbird.pages import contact_sheet, png_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,12 +6,12 @@ from typing import Any, Literal
 
 import torch
 
+from bowerbird.conditions.image_embedding import COMPONENTS
 from bowerbird.diffusion.schedule import NoiseLevels, log_normal, logit_normal, uniform_t
 from bowerbird.errors import RecipeError
 from bowerbird.models import transformer, unet
 from bowerbird.models.autoencoder import ConvAutoencoder, autoencoder_config
 from bowerbird.models.denoiser import Betas, Denoiser, DenoiserSpec
-from bowerbird.models.representation import COMPONENTS
 from bowerbird.recipe import Recipe
 
 REACH = 2.5  # sampling walks this many standard deviations of the noise levels of training: beyond, the network was hardly asked

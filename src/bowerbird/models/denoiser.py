@@ -12,9 +12,9 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from bowerbird.conditions import Condition
 from bowerbird.diffusion.prediction import PREDICTIONS, expand
 from bowerbird.diffusion.schedule import VPSchedule, cosine_betas, linear_betas, scaled_linear_betas
-from bowerbird.models.condition import Condition
 
 
 class Betas(BaseModel):

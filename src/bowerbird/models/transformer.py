@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bowerbird.models.condition import Condition
+from bowerbird.conditions import Condition
 
 # name: (width, depth, heads)
 SIZES = {

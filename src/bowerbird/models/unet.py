@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from bowerbird.conditions import Condition
 from bowerbird.errors import MissingExtraError
-from bowerbird.models.condition import Condition
 
 if TYPE_CHECKING:
     from diffusers import UNet2DModel

@@ -20,16 +20,16 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from bowerbird import device as devices
+from bowerbird import hardware
 from bowerbird.data.pictures import Pictures
 from bowerbird.errors import ResourceError
 from bowerbird.recipe import Recipe
 from bowerbird.run_folder import read_run_state, write_run_state
 from bowerbird.training.checkpoint import SAVE_SECONDS, read_surroundings, save_checkpoint
-from bowerbird.training.held_out import LOOK_AT, look
 from bowerbird.training.report import write_tensorboard
 from bowerbird.training.run import Run
 from bowerbird.training.snapshot import snapshot_every, take_snapshot
+from bowerbird.training.validation import LOOK_AT, look
 
 CALIBRATION_SECONDS = 3.0  # of updates at least, or this share of the hours, if that is more
 CALIBRATION_SHARE = 0.02
@@ -133,8 +133,8 @@ def forecast(run: Run, update: Callable[[], float], budget: Budget, whole: Pictu
         flops_per_picture=flops_per_picture(run),
         hours=hours,
         training_hours=training_hours,
-        peak_memory_bytes=devices.peak_memory_bytes(run.device),  # the calibration did all that the run will do
-        device=devices.describe(run.device),
+        peak_memory_bytes=hardware.peak_memory_bytes(run.device),  # the calibration did all that the run will do
+        device=hardware.describe(run.device),
         cost=None if budget.price_per_hour is None else hours * budget.price_per_hour,
     )
 
@@ -285,7 +285,7 @@ def kept_bytes(run: Run, pictures: int) -> int:
 
 def require_memory(run: Run) -> None:
     """ResourceError, with what to change, when the run would take more memory than there is."""
-    memory, free, train, processes = measure_memory(run), devices.available_memory_bytes(run.device), run.recipe.train, run.world.size
+    memory, free, train, processes = measure_memory(run), hardware.available_memory_bytes(run.device), run.recipe.train, run.world.size
 
     def needed(micro_batch: int) -> int:
         return memory.peak(math.ceil(micro_batch / processes), gradients_wait=processes > 1 or micro_batch < train.batch)

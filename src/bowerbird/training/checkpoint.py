@@ -19,8 +19,8 @@ from bowerbird import __version__, weights
 from bowerbird.recipe import Recipe
 from bowerbird.run_folder import CHECKPOINT_MANIFEST
 from bowerbird.storage import Disk, read_sealed, write_folder
-from bowerbird.training.held_out import Best
 from bowerbird.training.optimizer import Ema, load_optimizer_tensors, make_optimizers, optimizer_tensors
+from bowerbird.training.validation import Best
 
 SAVE_SECONDS = 300  # an extra checkpoint when this long has passed; it moves no weight
 

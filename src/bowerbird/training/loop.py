@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from bowerbird import device as devices
+from bowerbird import hardware
 from bowerbird.data.pictures import Pictures, open_pictures
 from bowerbird.draws import generator
 from bowerbird.errors import PictureFolderError, RunError, Stopped
@@ -26,13 +26,13 @@ from bowerbird.training.batches import Batch, chosen_pictures
 from bowerbird.training.budget import Budget, Forecast, Watch, frozen_length, no_trace, of_length, promise
 from bowerbird.training.budget import forecast as forecast_run
 from bowerbird.training.checkpoint import SAVE_SECONDS
-from bowerbird.training.held_out import BATCH as HELD_OUT_BATCH
 from bowerbird.training.optimizer import decay_start, learning_rate, set_learning_rate
+from bowerbird.training.parallel import World, join_world
 from bowerbird.training.report import write_tensorboard
 from bowerbird.training.run import Run, keep_checkpoint, locked, seen_of, start_or_resume
 from bowerbird.training.signals import StopRequested, StopSignals
 from bowerbird.training.snapshot import snapshot_every, take_snapshot
-from bowerbird.training.world import World, join_world
+from bowerbird.training.validation import BATCH as HELD_OUT_BATCH
 
 GIVE_UP_AFTER = 3  # updates in a row that were not finite
 
@@ -52,7 +52,7 @@ def train(
     With a budget a new run begins with a forecast, and its hours become a number of pictures, which a resumed run finds again.
     Raises RunError when `out` is locked or belongs to another recipe, Stopped (exit code 75) after a signal.
     """
-    device, disk = device or devices.choose_device(), disk or Disk()
+    device, disk = device or hardware.choose_device(), disk or Disk()
     ensure_folder(disk, out)
     with join_world(device) as world, locked(out, world), StopSignals() as stop:
         try:

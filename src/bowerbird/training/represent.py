@@ -1,4 +1,4 @@
-"""Looking at every training picture once: what it shows, as models/representation.py has it, kept in the cache."""
+"""Looking at every training picture once: what it shows, as conditions/image_embedding.py has it, kept in the cache."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import time
 import torch
 from torch import Tensor
 
+from bowerbird.conditions.image_embedding import INPUT_PX, project
 from bowerbird.data.pictures import Pictures
-from bowerbird.evaluate.features import SECOND_OPINION, Pixels, extract, extracted, load_network, network_input
-from bowerbird.models.representation import INPUT_PX, project
+from bowerbird.models.features import SECOND_OPINION, Pixels, extract, extracted, load_network, network_input
 from bowerbird.progress import OnProgress
 
 PART = 4096  # pictures

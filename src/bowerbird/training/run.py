@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from bowerbird import device as devices
+from bowerbird import hardware
 from bowerbird.data.pictures import Pictures
 from bowerbird.errors import ModelError, RunError
 from bowerbird.generate import find_model_folder, is_autoencoder, open_autoencoder
@@ -41,11 +41,11 @@ from bowerbird.training.checkpoint import (
     save_checkpoint,
     state_tensors,
 )
-from bowerbird.training.objective import Objective, choose_objective
+from bowerbird.training.objectives import Objective, choose_objective
 from bowerbird.training.optimizer import decay_start
+from bowerbird.training.parallel import World
 from bowerbird.training.record import Record
 from bowerbird.training.signals import StopSignals
-from bowerbird.training.world import World
 
 FEW = 50  # pictures; below it none is held out either
 
@@ -95,12 +95,12 @@ def start_or_resume(
     hours: what was turned into the recipe's number of pictures; kept, so that the same hours find it again.
     """
     left_off = _left_off(out, recipe)
-    precision = devices.choose_precision(recipe.train.precision, device)
+    precision = hardware.choose_precision(recipe.train.precision, device)
     objective = choose_objective(recipe, pictures, device, precision, on_progress)
     surroundings = {
         "recipe": recipe.model_dump(mode="json"),
         "data": objective.fingerprint,
-        "hardware": devices.describe(device),
+        "hardware": hardware.describe(device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "precision": precision,

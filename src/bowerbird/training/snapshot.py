@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from bowerbird.model_folder import save_model
+from bowerbird.pages import animation_bytes
 from bowerbird.recipe import Recipe
 from bowerbird.run_folder import entries, free_entry, read_run_state, write_run_state
-from bowerbird.sheets import animation_bytes
 from bowerbird.storage import write_file
-from bowerbird.training.held_out import Best, better, look
 from bowerbird.training.report import write_report
 from bowerbird.training.run import Run
+from bowerbird.training.validation import Best, better, look
 
 MAX_FRAMES = 100
 MAX_SNAPSHOTS = 40  # a small folder has short epochs; painting a grid after each ten of them would take most of the time

@@ -14,13 +14,13 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from bowerbird.errors import ModelError, RequestError, did_you_mean
-from bowerbird.models.pretrained import memory
-from bowerbird.models.pretrained.canvas import Size, blend, tiles
-from bowerbird.models.pretrained.clip import MAX_TOKENS
-from bowerbird.models.pretrained.loading import Parts
-from bowerbird.models.pretrained.lora import check_lora
-from bowerbird.models.pretrained.plan import UPSCALE, Work, plan, strength_of, usual_size
-from bowerbird.models.pretrained.samplers import SAMPLERS, own_sampler, scheduler_for, watch
+from bowerbird.pretrained import memory
+from bowerbird.pretrained.canvas import Size, blend, tiles
+from bowerbird.pretrained.clip import MAX_TOKENS
+from bowerbird.pretrained.loading import Parts
+from bowerbird.pretrained.lora import check_lora
+from bowerbird.pretrained.plan import UPSCALE, Work, plan, strength_of, usual_size
+from bowerbird.pretrained.samplers import SAMPLERS, own_sampler, scheduler_for, watch
 from bowerbird.progress import OnProgress, Progress, tell
 from bowerbird.request import Lora, Painted, PaintRequest
 

@@ -16,17 +16,17 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from bowerbird import device as devices
+from bowerbird import hardware
 from bowerbird.data.pictures import Pictures
-from bowerbird.evaluate.features import SECOND_OPINION, load_network
 from bowerbird.generate import to_pixels
 from bowerbird.model_folder import Manifest
 from bowerbird.models.autoencoder import ConvAutoencoder
 from bowerbird.models.build import build_autoencoder
+from bowerbird.models.features import SECOND_OPINION, load_network
+from bowerbird.pages import contact_sheet, png_bytes
 from bowerbird.recipe import Recipe
-from bowerbird.sheets import contact_sheet, png_bytes
 from bowerbird.training.batches import Batch, PixelSamples, chosen_pictures, noise
-from bowerbird.training.world import World
+from bowerbird.training.parallel import World
 
 SCALES = (1, 2, 4)
 
@@ -59,7 +59,7 @@ class Restoring:
 
     def losses(self, model: nn.Module, batch: Batch, rows: slice) -> Tensor:
         x0 = batch.x0[rows]
-        with devices.autocast(self.device, self.precision):
+        with hardware.autocast(self.device, self.precision):
             restored, mean, log_variance = model(x0, batch.eps[rows])
             feature_loss = self._feature_loss(restored, x0)
         kl = self.recipe.autoencoder.kl * kl_to_normal(mean.float(), log_variance.float())

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from bowerbird import weights
 from bowerbird.errors import MissingExtraError, ModelError, UnsafeFileError
-from bowerbird.models.pretrained.clip import clip_tokenizer, from_open_clip, from_transformers
-from bowerbird.models.pretrained.configs import (
+from bowerbird.pretrained.clip import clip_tokenizer, from_open_clip, from_transformers
+from bowerbird.pretrained.configs import (
     NETWORKS,
     SCHEDULERS,
     TEXT_ENCODERS,
@@ -32,7 +32,7 @@ from bowerbird.models.pretrained.configs import (
     read_index,
     read_scheduler_config,
 )
-from bowerbird.models.pretrained.families import FAMILIES, Family, Prediction, Recognised
+from bowerbird.pretrained.families import FAMILIES, Family, Prediction, Recognised
 
 
 @dataclass(frozen=True)

@@ -108,12 +108,12 @@ def train(
     changes = [*(settings or []), *([f"train.pictures={count}"] if count else []), *([f"train.init={init}"] if init is not None else [])]
     plan = read_recipe(recipe, changes)
     run = out or Path("runs") / f"{pictures.resolve().name}-{plan.name}"
-    from bowerbird import device as devices
-    from bowerbird.models.pretrained import fetched
+    from bowerbird import hardware
+    from bowerbird.pretrained import fetched
     from bowerbird.training import Budget, forecast
     from bowerbird.training import train as train_model
 
-    budget, device = Budget(hours, price, started), devices.choose_device(context.obj.device)
+    budget, device = Budget(hours, price, started), hardware.choose_device(context.obj.device)
     fetched(plan.model.autoencoder, context.obj.offline, _asker(context.obj), only_autoencoder=True)  # asked about before anything begins
     with _progress_bar() as on_progress:
         if only_forecast:
@@ -208,15 +208,15 @@ def _paint(
     enlarged: bool = False,
 ) -> None:
     """Paint the requests, all of one model, and save the pictures; enlarged ones are named and marked after what they were."""
-    from bowerbird import device as devices
+    from bowerbird import hardware
     from bowerbird.generate import Opening, open_model
     from bowerbird.picture_metadata import SUFFIXES, check_fits, save_picture
 
     for request in requests:
         check_fits(request)
     options = context.obj
-    opening = Opening(devices.dtype_of(options.precision), family, prediction, autoencoder, options.offline, _asker(options))
-    painter = open_model(requests[0].model, devices.choose_device(options.device), opening)
+    opening = Opening(hardware.dtype_of(options.precision), family, prediction, autoencoder, options.offline, _asker(options))
+    painter = open_model(requests[0].model, hardware.choose_device(options.device), opening)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -243,12 +243,12 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="folder for report.html and report.json")] = None,
 ) -> None:
     """Judge pictures: how near to real ones, how varied, and whether they copy."""
-    from bowerbird import device as devices
+    from bowerbird import hardware
     from bowerbird.evaluate import evaluate as judge
     from bowerbird.evaluate import open_restorer
     from bowerbird.generate import is_autoencoder, is_model, open_model
 
-    device = devices.choose_device(context.obj.device)
+    device = hardware.choose_device(context.obj.device)
     if is_autoencoder(generated):
         subject: Any = open_restorer(generated, device)
     else:

@@ -13,7 +13,7 @@ from typing import Literal
 
 from bowerbird import weights
 from bowerbird.errors import ModelError, did_you_mean
-from bowerbird.models.pretrained.configs import PIPELINES, read_config
+from bowerbird.pretrained.configs import PIPELINES, read_config
 
 _HERE = Path(__file__).parent / "families"
 

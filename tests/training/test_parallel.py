@@ -13,7 +13,7 @@ import torch
 
 from bowerbird.run_folder import read_run_state
 from bowerbird.training.budget import frozen_length
-from bowerbird.training.world import World
+from bowerbird.training.parallel import World
 from tests.conftest import tiny_recipe
 from tests.training.runs import final_tensors, losses, run_here, torchrun, workers_of
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from bowerbird.errors import MissingExtraError, ModelError
-from bowerbird.models.pretrained.configs import read_config
+from bowerbird.pretrained.configs import read_config
 
 _MERGES = Path(__file__).parent / "families" / "clip" / "merges.txt"
 _START, _END = "<|startoftext|>", "<|endoftext|>"

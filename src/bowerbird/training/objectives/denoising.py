@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from bowerbird import device as devices
-from bowerbird import draws
+from bowerbird import draws, hardware
+from bowerbird.conditions import Condition
+from bowerbird.conditions.image_embedding import COMPONENTS, Representations, blurred
 from bowerbird.data.pictures import Pictures
 from bowerbird.diffusion.loss import WEIGHTINGS, denoising_loss, normalised
 from bowerbird.diffusion.prediction import add_noise
@@ -22,17 +23,15 @@ from bowerbird.generate import OwnPainter, open_autoencoder
 from bowerbird.model_folder import Manifest, SamplingDefaults, scale_of
 from bowerbird.models.autoencoder import LatentSpace, Rgb
 from bowerbird.models.build import build_denoiser, levels_of, sigma_data_of
-from bowerbird.models.condition import Condition
 from bowerbird.models.denoiser import Denoiser
-from bowerbird.models.representation import COMPONENTS, Representations, blurred
+from bowerbird.pages import contact_sheet, png_bytes
 from bowerbird.progress import OnProgress
 from bowerbird.recipe import Recipe
 from bowerbird.request import PaintRequest
-from bowerbird.sheets import contact_sheet, png_bytes
 from bowerbird.training.batches import Batch, PixelSamples, Samples, chosen_pictures, level_draws, noise
 from bowerbird.training.latents import LatentSamples, LatentStore
+from bowerbird.training.parallel import World
 from bowerbird.training.represent import represented, seconds_to_represent
-from bowerbird.training.world import World
 
 HELD_OUT_LEVELS = 8  # fixed noise levels of the held-out look, evenly spread over those of training
 
@@ -90,7 +89,7 @@ class Denoising:
         assert isinstance(batch, NoisyBatch)
         x0, sigma = batch.x0[rows], batch.sigma[rows]
         cond = batch.cond.rows(rows) if batch.cond else None
-        with devices.autocast(self.device, self.precision):
+        with hardware.autocast(self.device, self.precision):
             model_x0 = model(add_noise(x0, batch.eps[rows], sigma), sigma, cond)
         return denoising_loss(model_x0, x0, self.weight(sigma))
 

@@ -25,7 +25,7 @@ COMPONENTS = 64
 INPUT_PX = 128  # what the feature network sees: a third of the work of its usual 224, and enough for what it is used for here
 BANDWIDTH = 0.4  # of the kernels.  Models learn from representations blurred as much, so that what they paint from is nothing new to them
 KEPT = 4096  # training pictures whose representations a model folder holds, 128 bytes each
-PROJECTION = Path(__file__).with_suffix(".safetensors")  # scripts/fit_representation.py made it
+PROJECTION = Path(__file__).with_suffix(".safetensors")  # scripts/fit_image_embedding.py made it
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ class Condition:
     """Every field is optional; None means that the model does not know this condition or that it is hidden.
 
     label: (B,) int64, the class; the model's `label_count` stands for "no class".
-    representation: (B, 64) float32, what the picture shows (models/representation.py); a row of zeros hides it.
+    representation: (B, 64) float32, what the picture shows (conditions/image_embedding.py); a row of zeros hides it.
     text: (B, L, D) float32 token embeddings; text_mask: (B, L) bool, True where there is a token.
     image: (B, C, H, W) float32 in -1..1, a picture to start from; image_noise: (B,) float32, the sigma it was blurred with.
     """

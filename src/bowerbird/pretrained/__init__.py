@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 
 from bowerbird.errors import ModelError
-from bowerbird.models.pretrained import memory
-from bowerbird.models.pretrained.families import FAMILIES, Family, Prediction, Recognised, check_family, named_family, recognise
-from bowerbird.models.pretrained.hub import Ask, download, is_hub_name
-from bowerbird.models.pretrained.loading import count_weights, load_parts
-from bowerbird.models.pretrained.painter import PretrainedPainter
+from bowerbird.pretrained import memory
+from bowerbird.pretrained.families import FAMILIES, Family, Prediction, Recognised, check_family, named_family, recognise
+from bowerbird.pretrained.hub import Ask, download, is_hub_name
+from bowerbird.pretrained.loading import count_weights, load_parts
+from bowerbird.pretrained.painter import PretrainedPainter
 from bowerbird.weights import read_header
 
 __all__ = [

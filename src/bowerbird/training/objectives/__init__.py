@@ -10,14 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from bowerbird.conditions.image_embedding import Representations
 from bowerbird.data.pictures import Pictures
 from bowerbird.model_folder import Manifest
 from bowerbird.models.autoencoder import LatentSpace
-from bowerbird.models.representation import Representations
 from bowerbird.progress import OnProgress
 from bowerbird.recipe import Recipe
 from bowerbird.training.batches import Batch
-from bowerbird.training.world import World
+from bowerbird.training.parallel import World
 
 
 class Objective(Protocol):
@@ -60,8 +60,8 @@ def choose_objective(
     recipe: Recipe, pictures: Pictures, device: torch.device, precision: str, on_progress: OnProgress | None = None
 ) -> Objective:
     """The one that the recipe's network is for."""
-    from bowerbird.training.denoising import Denoising
-    from bowerbird.training.restoring import Restoring
+    from bowerbird.training.objectives.autoencoding import Restoring
+    from bowerbird.training.objectives.denoising import Denoising
 
     if recipe.model.network == "autoencoder":
         return Restoring(recipe, pictures, device, precision)

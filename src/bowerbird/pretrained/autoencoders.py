@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from bowerbird.errors import ModelError
 from bowerbird.models.autoencoder import TILE_PX, Autoencoder, in_tiles
-from bowerbird.models.pretrained.configs import read_config
-from bowerbird.models.pretrained.loading import diffusers_classes, open_network
+from bowerbird.pretrained.configs import read_config
+from bowerbird.pretrained.loading import diffusers_classes, open_network
 
 CLASSES = ("AutoencoderKL", "AutoencoderDC", "AutoencoderTiny", "VQModel")
 PLACES = ("", "vae", "vqvae")

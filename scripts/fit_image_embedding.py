@@ -1,6 +1,6 @@
-"""Fit the projection behind models/representation.py: the principal components of what EfficientNet-Lite0 sees in PICTURES.
+"""Fit the projection behind conditions/image_embedding.py: the principal components of what EfficientNet-Lite0 sees in PICTURES.
 
-    python scripts/fit_representation.py PICTURES
+    python scripts/fit_image_embedding.py PICTURES
 
 The one that comes with the project was fitted to the `parts` split of the project's pictures, at 64 px.
 """
@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 
 from bowerbird import weights
+from bowerbird.conditions.image_embedding import COMPONENTS, INPUT_PX, PROJECTION
 from bowerbird.data import open_pictures
-from bowerbird.evaluate.features import SECOND_OPINION, extract
-from bowerbird.models.representation import COMPONENTS, INPUT_PX, PROJECTION
+from bowerbird.models.features import SECOND_OPINION, extract
 
 SIZE = 64
 

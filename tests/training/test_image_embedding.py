@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from bowerbird.conditions.image_embedding import BANDWIDTH, COMPONENTS, INPUT_PX, project
 from bowerbird.data import open_pictures
 from bowerbird.errors import ModelError, Stopped
-from bowerbird.evaluate.features import SECOND_OPINION, extract
 from bowerbird.generate import OwnPainter, open_model
 from bowerbird.model_folder import open_representations
-from bowerbird.models.representation import BANDWIDTH, COMPONENTS, INPUT_PX, project
+from bowerbird.models.features import SECOND_OPINION, extract
 from bowerbird.progress import Progress
 from bowerbird.recipe import Recipe, check_recipe
 from bowerbird.request import PaintRequest
 from bowerbird.run_folder import model_of_run
 from bowerbird.training import represent
-from bowerbird.training.denoising import Denoising
+from bowerbird.training.objectives.denoising import Denoising
 from tests.conftest import tiny_recipe
 from tests.training.runs import CPU, assert_same_run, run_here
 

@@ -16,9 +16,9 @@ import torch
 from bowerbird.errors import ModelError
 from bowerbird.models.autoencoder import Autoencoder, LatentSpace
 from bowerbird.models.denoiser import Betas, Denoiser, DenoiserSpec
-from bowerbird.models.pretrained.autoencoders import PretrainedAutoencoder, autoencoder_place, open_pretrained_autoencoder
-from bowerbird.models.pretrained.loading import open_network
 from bowerbird.models.unet import UNet, unet_class
+from bowerbird.pretrained.autoencoders import PretrainedAutoencoder, autoencoder_place, open_pretrained_autoencoder
+from bowerbird.pretrained.loading import open_network
 
 _SCHEDULERS = {
     "DDPMScheduler",

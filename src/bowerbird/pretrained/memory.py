@@ -13,8 +13,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from bowerbird.device import available_memory_bytes
 from bowerbird.errors import ResourceError
+from bowerbird.hardware import available_memory_bytes
 
 # Growth of resident memory with SD 1.5's real-size networks in float32 on a CPU, at 256 px: two predictions at once, and decoding
 WORKING_BYTES_PER_PIXEL = 3_200

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from bowerbird import weights
-from bowerbird.models.condition import Condition
-from bowerbird.models.representation import BANDWIDTH, COMPONENTS, KEPT, PROJECTION, Representations, project
+from bowerbird.conditions import Condition
+from bowerbird.conditions.image_embedding import BANDWIDTH, COMPONENTS, KEPT, PROJECTION, Representations, project
 from bowerbird.models.transformer import Transformer, TransformerConfig
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from PIL import Image, ImageOps
 
 from bowerbird.errors import PictureFolderError
-from bowerbird.models.pretrained.canvas import MULTIPLE, Box, Size, extend, join, region_to_repaint, working_size
+from bowerbird.pretrained.canvas import MULTIPLE, Box, Size, extend, join, region_to_repaint, working_size
 from bowerbird.request import PaintRequest
 
 Task = Literal["text", "image", "inpaint", "upscale"]
