@@ -12,7 +12,8 @@ from PIL import Image
 from benchmarks.pictures import read_column
 from bowerbird.data import open_pictures
 from bowerbird.evaluate.copies import Copies, closest_pairs, nearest, nearest_by_features
-from bowerbird.models.features import SECOND_OPINION, Features, Pixels, extract
+from bowerbird.models.features import SECOND_OPINION, Features, extract
+from bowerbird.pixels import Pixels
 
 FEW, SETS = 16, 20  # a model overtrained on 16 pictures is the hardest case: its copies have few neighbours to stand out from
 SHOWN = 48

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from bowerbird.models.features import Pixels
+from bowerbird.pixels import Pixels
 
 BATCH = 25
 Paint = Callable[[int, int, int | None], Pixels]  # count, seed, steps (None: its own default) -> (count, H, W, 3)

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from bowerbird.data import open_pictures
-from bowerbird.models.features import Pixels
+from bowerbird.pixels import Pixels
 
 
 @dataclass(frozen=True)

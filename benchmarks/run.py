@@ -24,8 +24,9 @@ from benchmarks.entrants import ENTRANTS, TRIVIAL, Entrant, our_command
 from benchmarks.pictures import BenchPictures, prepare
 from bowerbird.errors import Stopped
 from bowerbird.evaluate import evaluate, metrics
-from bowerbird.models.features import Pixels, extract
+from bowerbird.models.features import extract
 from bowerbird.pages import contact_sheet
+from bowerbird.pixels import Pixels
 from bowerbird.progress import Progress
 from bowerbird.training.record import Record
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bowerbird.models.features import Pixels
+from bowerbird.pixels import Pixels
 from bowerbird.recipe import Recipe, check_recipe
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -12,7 +12,7 @@ from benchmarks import records
 from benchmarks.__main__ import RECORDS, command
 from benchmarks.entrants import blurred, gaussian, real
 
-from bowerbird.models.features import Pixels
+from bowerbird.pixels import Pixels
 
 DOCS = Path(__file__).parents[1] / "docs"
 

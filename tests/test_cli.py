@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bowerbird import cli
+from bowerbird.cli.app import _everywhere_first, main
 from bowerbird.recipe import write_recipe
 from tests.conftest import tiny_recipe
 
@@ -23,7 +23,7 @@ def bowerbird(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
         monkeypatch.setattr(sys, "argv", ["bowerbird", *map(str, arguments)])
         code = 0
         try:
-            cli.main()
+            main()
         except SystemExit as end:
             code = int(end.code or 0)
         out, err = capsys.readouterr()
@@ -135,7 +135,7 @@ def test_recipes_are_listed_and_shown(bowerbird) -> None:
 
 
 def test_options_of_every_command_may_stand_anywhere() -> None:
-    assert cli._everywhere_first(["info", "x", "--json", "--device", "cpu", "--seed", "3"]) == [
+    assert _everywhere_first(["info", "x", "--json", "--device", "cpu", "--seed", "3"]) == [
         "--json",
         "--device",
         "cpu",

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from bowerbird.cli import app
+import bowerbird.cli  # noqa: F401 - adds the commands
+from bowerbird.cli.app import app
 from tests.conftest import tiny_recipe
 from tests.test_model_folder import saved
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -40,6 +39,7 @@ from bowerbird.model_folder import (
 )
 from bowerbird.models.autoencoder import Autoencoder, LatentSpace, Rgb
 from bowerbird.models.denoiser import Denoiser
+from bowerbird.pixels import to_picture
 from bowerbird.pretrained.autoencoders import autoencoder_place, is_pretrained_autoencoder, open_pretrained_autoencoder
 from bowerbird.pretrained.ddpm_folder import is_ddpm_folder, open_ddpm_folder
 from bowerbird.progress import OnProgress, Progress, tell
@@ -296,17 +296,6 @@ class PictureNoise:
 def describe_manifest(manifest: Manifest) -> dict[str, Any]:
     """The manifest for people: everything but the file hashes."""
     return manifest.model_dump(mode="json", exclude={"files"})
-
-
-def to_pixels(x0: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """(..., C, H, W) float in -1..1 -> (..., H, W, C) uint8."""
-    return ((x0.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).movedim(-3, -1).cpu().numpy()
-
-
-def to_picture(x0: Tensor) -> Image.Image:
-    """(C, H, W) float in -1..1, one or three channels -> a picture."""
-    pixels = to_pixels(x0)
-    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).convert("RGB")
 
 
 def _fit(picture: Image.Image, size: tuple[int, int]) -> Image.Image:

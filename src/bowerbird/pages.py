@@ -1,14 +1,17 @@
-"""Pictures of pictures: grids and animations that people look at."""
+"""What people look at: contact sheets, animations, and pages that hold all they show."""
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 GAP_PX = 2
+_TEMPLATES = Path(__file__).parent / "templates"
 
 
 def contact_sheet(pictures: Sequence[Image.Image], columns: int, cell_px: int | None = None) -> Image.Image:
@@ -41,3 +44,16 @@ def animation_bytes(frames: Sequence[Path], seconds: float = 6.0, hold_last: flo
     buffer = io.BytesIO()
     pictures[0].save(buffer, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
     return buffer.getvalue()
+
+
+def data_uri(data: bytes, kind: str = "png") -> str:
+    """The bytes of a picture file as a `data:` URI, so that a page holds its pictures itself."""
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def render(template: str, **values: Any) -> str:
+    """A page from one of our templates; whatever is put in is escaped."""
+    import jinja2
+
+    pages = jinja2.Environment(loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return pages.get_template(template).render(**values)

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bowerbird.cache import cache_root
 from bowerbird.data import archives as archives_module
 from bowerbird.data import open_pictures
 from bowerbird.data.archives import open_archive
-from bowerbird.data.cache import cache_root
 from bowerbird.errors import PictureFolderError
 from tests.data.corpus import encode, marked
 

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bowerbird.cache import cache_root, clear_cache
 from bowerbird.data import open_pictures
-from bowerbird.data.cache import cache_entries, cache_root, clear_cache
+from bowerbird.data.cache import cache_entries
 from bowerbird.data.pictures import Pictures
 from bowerbird.data.workers import DecodePool, Job
 from bowerbird.errors import PictureFolderError, ResourceError
@@ -171,7 +172,7 @@ def test_a_file_that_vanishes_or_changes_later_is_named(folder: Path) -> None:
 
 def test_a_second_scan_of_the_same_folder_waits(folder: Path) -> None:
     """The first holds a lock that the system drops with its process; whoever waits is told, and may give up."""
-    from bowerbird.data.cache import lock
+    from bowerbird.cache import lock
 
     (entry,) = _after(folder)
     held = lock(entry, None)

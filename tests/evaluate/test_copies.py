@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bowerbird.evaluate.copies import closest_pairs, find_copies, nearest, nearest_by_features
-from bowerbird.models.features import Pixels
+from bowerbird.pixels import Pixels
 
 TRAINED = 16
 

@@ -19,7 +19,8 @@ from bowerbird.data import open_pictures
 from bowerbird.errors import PictureFolderError
 from bowerbird.evaluate import evaluate, metrics
 from bowerbird.evaluate.judge import PictureSet, paint_like, read_generated, read_real
-from bowerbird.models.features import JUDGE, SECOND_OPINION, Pixels, extract
+from bowerbird.models.features import JUDGE, SECOND_OPINION, extract
+from bowerbird.pixels import Pixels
 from bowerbird.progress import Cancelled, OnProgress
 from bowerbird.request import Painted, PaintRequest
 

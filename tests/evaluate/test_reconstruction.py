@@ -15,7 +15,7 @@ from bowerbird.evaluate.metrics import compare
 from bowerbird.evaluate.reconstruction import Reconstruction, Restorer, compare_pairs
 from bowerbird.generate import is_autoencoder
 from bowerbird.models.autoencoder import Autoencoder, Rgb
-from bowerbird.models.features import Pixels
+from bowerbird.pixels import Pixels
 from tests.conftest import tiny_recipe
 from tests.training.runs import run_here
 

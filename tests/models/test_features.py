@@ -9,7 +9,8 @@ from PIL import Image
 from bowerbird import weights
 from bowerbird.errors import RequestError
 from bowerbird.models import features
-from bowerbird.models.features import ARCHITECTURES, INPUT_PX, JUDGE, WEIGHTS, Pixels, extract, load_network, network_input
+from bowerbird.models.features import ARCHITECTURES, INPUT_PX, JUDGE, WEIGHTS, extract, load_network, network_input
+from bowerbird.pixels import Pixels
 
 
 @pytest.fixture

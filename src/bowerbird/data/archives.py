@@ -20,7 +20,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from bowerbird.data.cache import cache_root, lock, source_key
+from bowerbird.cache import cache_root, lock
+from bowerbird.data.cache import source_key
 from bowerbird.data.decode import MAX_FILE_BYTES, Examined, Rejected, signature
 from bowerbird.errors import PictureFolderError, ResourceError
 from bowerbird.progress import OnProgress, Progress, tell

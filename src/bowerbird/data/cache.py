@@ -18,7 +18,6 @@ import hashlib
 import os
 import shutil
 import sqlite3
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +27,10 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from bowerbird.cache import cache_root, lock
 from bowerbird.data.decode import Examined, Fit, Signature
 from bowerbird.errors import ResourceError
-from bowerbird.progress import OnProgress, Progress, tell
+from bowerbird.progress import OnProgress
 
 VERSION = 1  # of the gate's rules: a new number makes every verdict and every pixel stale
 _COPY_BYTES = 16 * 2**20
@@ -51,34 +51,9 @@ PRAGMA user_version = {VERSION};
 _PASSING = {"E_TIMEOUT", "E_CRASH", "E_MEMORY"}
 
 
-def cache_root() -> Path:
-    """$BOWERBIRD_CACHE, or `bowerbird` in the user's cache folder."""
-    if chosen := os.environ.get("BOWERBIRD_CACHE"):
-        return Path(chosen).expanduser()
-    if sys.platform == "darwin":
-        return Path.home() / "Library/Caches/bowerbird"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home())) / "bowerbird/cache"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bowerbird"
-
-
 def source_key(source: Path) -> str:
     """The name of a source's folder in the cache."""
     return hashlib.sha256(os.fsencode(source)).hexdigest()[:16]
-
-
-def lock(folder: Path, on_progress: OnProgress | None) -> sqlite3.Connection:
-    """Make `folder` and hold it alone until the connection is closed or the process dies, which the system notices."""
-    folder.mkdir(parents=True, exist_ok=True)
-    held = sqlite3.connect(folder / "lock.sqlite", timeout=1, isolation_level=None)
-    while True:
-        try:
-            held.execute("BEGIN EXCLUSIVE")
-            return held
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error):
-                raise
-            tell(on_progress, Progress("wait", 0, 1, note="another process is reading these pictures; waiting for it"))
 
 
 class PictureCache:
@@ -236,12 +211,3 @@ def cache_entries() -> list[CacheEntry]:
         files = list(index.parent.iterdir())
         entries.append(CacheEntry(source, index.parent, sum(f.stat().st_size for f in files), max(f.stat().st_mtime for f in files)))
     return sorted(entries, key=lambda entry: -entry.bytes)
-
-
-def clear_cache() -> int:
-    """Delete everything that was decoded, encoded or unpacked; returns the bytes freed.  It is made again when needed."""
-    freed = 0
-    for folder in (cache_root() / name for name in ("pictures", "unpacked", "latents", "features")):
-        freed += sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-        shutil.rmtree(folder, ignore_errors=True)
-    return freed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import tempfile
 from collections.abc import Sequence
@@ -18,9 +17,9 @@ from bowerbird.data.decode import Fit
 from bowerbird.data.pictures import Pictures, read_pictures
 from bowerbird.data.summary import looks, near_groups
 from bowerbird.data.workers import DecodePool, Job
+from bowerbird.pages import data_uri, render
 from bowerbird.progress import OnProgress, Progress, tell
 
-_TEMPLATES = Path(__file__).parents[1] / "templates"
 _PREVIEW_PX = 128
 _SHOWN = 48  # thumbnails in the large sheet
 _SHOWN_OF_A_KIND = 24  # and in each small one
@@ -69,11 +68,13 @@ class Inspection:
 
     def write_html(self, out: Path) -> Path:
         """Write report.html, one page with everything in it, and data.json into `out`; returns the page."""
-        import jinja2
-
-        environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-        page = environment.get_template("pictures.html").render(
-            report=self.pictures.report, listed=_LISTED, octave=_OCTAVE_PX, sizes=_sizes_seen(self.pictures), **_figures(self.pictures)
+        page = render(
+            "pictures.html",
+            report=self.pictures.report,
+            listed=_LISTED,
+            octave=_OCTAVE_PX,
+            sizes=_sizes_seen(self.pictures),
+            **_figures(self.pictures),
         )
         out.mkdir(parents=True, exist_ok=True)
         (out / "data.json").write_bytes(self.pictures.report_json())
@@ -171,7 +172,7 @@ def _thumbnail(pixels: NDArray[np.uint8]) -> str:
     image.thumbnail((_PREVIEW_PX, _PREVIEW_PX))
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=90)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return data_uri(buffer.getvalue(), "webp")
 
 
 def _enumerate(counts: dict[str, int]) -> str:

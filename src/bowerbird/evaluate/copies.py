@@ -22,8 +22,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 
-from bowerbird.models.features import SECOND_OPINION, Features, Pixels, extract, to_tensor
+from bowerbird.models.features import SECOND_OPINION, Features, extract
 from bowerbird.pages import contact_sheet
+from bowerbird.pixels import Pixels, to_tensor
 from bowerbird.progress import OnProgress
 
 THUMBNAIL_PX = 16

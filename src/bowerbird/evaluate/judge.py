@@ -20,7 +20,8 @@ from bowerbird.evaluate import metrics
 from bowerbird.evaluate.copies import find_copies
 from bowerbird.evaluate.reconstruction import Restorer, compare_pairs
 from bowerbird.evaluate.report import Line, Report
-from bowerbird.models.features import JUDGE, SECOND_OPINION, Features, Pixels, extract
+from bowerbird.models.features import JUDGE, SECOND_OPINION, Features, extract
+from bowerbird.pixels import Pixels
 from bowerbird.progress import OnProgress, Progress, tell
 from bowerbird.recipe import Data
 from bowerbird.request import Painted, PaintRequest

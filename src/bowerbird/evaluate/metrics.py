@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bowerbird import draws
-from bowerbird.models.features import to_tensor
+from bowerbird.pixels import to_x0
 
 Array = NDArray[Any]
 
@@ -124,7 +124,7 @@ def laplacian_patches(pixels: Array, seed: int = 0) -> dict[int, Array]:
     """
     levels: dict[int, list[Tensor]] = {}
     for start in range(0, len(pixels), 64):
-        x = to_tensor(pixels[start : start + 64]).float() / 127.5 - 1
+        x = to_x0(pixels[start : start + 64])
         while True:
             side = min(x.shape[2:])
             coarser = _halve(x) if side // 2 >= SMALLEST_LEVEL_PX else None

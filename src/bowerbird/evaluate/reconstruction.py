@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bowerbird.generate import autoencoder_folder, open_autoencoder, to_pixels
+from bowerbird.generate import autoencoder_folder, open_autoencoder
 from bowerbird.model_folder import MANIFEST, read_manifest
 from bowerbird.models.autoencoder import Autoencoder
-from bowerbird.models.features import Pixels, to_tensor
+from bowerbird.pixels import Pixels, to_pixels, to_tensor, to_x0
 from bowerbird.progress import OnProgress, Progress, tell
 
 BATCH = 64
@@ -42,7 +42,7 @@ class Restorer:
         restored, step = np.empty_like(pixels), max(1, PIXELS_AT_ONCE // (pixels.shape[1] * pixels.shape[2]))
         for start in range(0, len(pixels), step):
             tell(on_progress, Progress("restore", start, len(pixels)))
-            x0 = to_tensor(pixels[start : start + step]).to(self.device).float() / 127.5 - 1
+            x0 = to_x0(pixels[start : start + step]).to(self.device)
             restored[start : start + step] = to_pixels(self.autoencoder.decode(self.autoencoder.encode(x0)[0]))
         return restored
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 from dataclasses import dataclass
@@ -17,8 +16,9 @@ from bowerbird import __version__
 from bowerbird.evaluate.copies import COPY_BELOW, Copies, closest_pairs
 from bowerbird.evaluate.metrics import Score, nearest_distances
 from bowerbird.evaluate.reconstruction import Reconstruction
-from bowerbird.models.features import Features, Pixels
-from bowerbird.pages import contact_sheet, png_bytes
+from bowerbird.models.features import Features
+from bowerbird.pages import contact_sheet, data_uri, png_bytes, render
+from bowerbird.pixels import Pixels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,7 +27,6 @@ GRID = 64
 SHEET = 24
 MANY_COPIES = 0.02
 ADVISED = 500
-_TEMPLATES = Path(__file__).parents[1] / "templates"
 
 
 @dataclass(frozen=True)
@@ -112,12 +111,9 @@ class Report:
 
     def write(self, out: Path) -> Path:
         """Write report.html and report.json into `out`; returns the page."""
-        import jinja2
-
         out.mkdir(parents=True, exist_ok=True)
         (out / "report.json").write_text(json.dumps(self.to_json(), indent=1) + "\n")
-        templates = jinja2.Environment(loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-        text = templates.get_template("evaluate.html").render(report=self, number=number, figures=_figures(self))
+        text = render("evaluate.html", report=self, number=number, figures=_figures(self))
         page = out / "report.html"
         page.write_text(text, encoding="utf-8")
         return page
@@ -234,7 +230,7 @@ def _sheet(pixels: Pixels, columns: int = 8) -> str:
 
 
 def _uri(picture: Image.Image) -> str:
-    return "data:image/png;base64," + base64.b64encode(png_bytes(picture)).decode()
+    return data_uri(png_bytes(picture))
 
 
 def _plot(draw: Any) -> str:
@@ -245,7 +241,7 @@ def _plot(draw: Any) -> str:
     draw(figure.subplots())
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return data_uri(buffer.getvalue())
 
 
 def _draw_map(axes: Axes, report: Report) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from bowerbird import draws
 from bowerbird.data.augment import flip
 from bowerbird.data.pictures import Pictures
+from bowerbird.pixels import to_x0
 from bowerbird.recipe import Recipe
 
 GOLDEN = (5**0.5 - 1) / 2
@@ -86,8 +87,3 @@ def level_draws(seed: int, samples: NDArray[np.int64]) -> NDArray[np.float64]:
     """
     levels: NDArray[np.float64] = (draws.uniform(seed, "noise level", [0]) + samples * GOLDEN) % 1.0
     return levels.clip(1e-6, 1 - 1e-6)
-
-
-def to_x0(pixels: NDArray[np.uint8]) -> Tensor:
-    """(B, H, W, C) uint8 -> (B, C, H, W) float32 in -1..1."""
-    return torch.from_numpy(np.ascontiguousarray(pixels)).movedim(-1, 1).float() / 127.5 - 1

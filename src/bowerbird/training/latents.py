@@ -19,15 +19,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bowerbird.cache import cache_root, lock
 from bowerbird.data.augment import mirrored
-from bowerbird.data.cache import cache_root, lock
 from bowerbird.data.pictures import Pictures
 from bowerbird.errors import RecipeError, ResourceError
 from bowerbird.models.autoencoder import Autoencoder, LatentSpace
+from bowerbird.pixels import to_x0
 from bowerbird.progress import OnProgress, Progress, tell
 from bowerbird.recipe import Recipe
 from bowerbird.storage import require_free
-from bowerbird.training.batches import noise, to_x0
+from bowerbird.training.batches import noise
 
 SHA256_HEX = 64  # letters
 CHUNK_PIXELS = 2**20  # pictures encoded together; memory of one 1024 px picture

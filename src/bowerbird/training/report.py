@@ -6,15 +6,13 @@ import io
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
+from bowerbird.pages import render
 from bowerbird.recipe import write_recipe
 from bowerbird.storage import write_file
 from bowerbird.training.record import Record
 from bowerbird.training.run import Run
-
-_TEMPLATES = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parents[1] / "templates"), autoescape=True)
 
 
 def write_report(run: Run) -> None:
@@ -22,7 +20,8 @@ def write_report(run: Run) -> None:
     lines = run.record.lines()
     write_file(run.disk, run.out / "curves.png", curves_png(lines))
     grids = sorted((run.out / "samples").glob("epoch-*.png"))
-    page = _TEMPLATES.get_template("run.html").render(
+    page = render(
+        "run.html",
         name=run.out.name,
         verdict=verdict(lines),
         latest_grid=grids[-1].name,

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from bowerbird.conditions.image_embedding import INPUT_PX, project
 from bowerbird.data.pictures import Pictures
-from bowerbird.models.features import SECOND_OPINION, Pixels, extract, extracted, load_network, network_input
+from bowerbird.models.features import SECOND_OPINION, extract, extracted, load_network, network_input
+from bowerbird.pixels import Pixels
 from bowerbird.progress import OnProgress
 
 PART = 4096  # pictures

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from bowerbird import hardware
 from bowerbird.data.pictures import Pictures
-from bowerbird.generate import to_pixels
 from bowerbird.model_folder import Manifest
 from bowerbird.models.autoencoder import ConvAutoencoder
 from bowerbird.models.build import build_autoencoder
 from bowerbird.models.features import SECOND_OPINION, load_network
 from bowerbird.pages import contact_sheet, png_bytes
+from bowerbird.pixels import to_pixels
 from bowerbird.recipe import Recipe
 from bowerbird.training.batches import Batch, PixelSamples, chosen_pictures, noise
 from bowerbird.training.parallel import World

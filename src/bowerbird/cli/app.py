@@ -1,0 +1,66 @@
+"""The program `bowerbird`: the options of every command, errors as sentences and exit codes."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import Annotated
+
+import typer
+
+from bowerbird.cli.console import Everywhere, say, show_warning
+from bowerbird.errors import BowerbirdError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Train image generators on your own pictures, and paint with them.",
+)
+
+
+# Options of every command may stand anywhere on the line; `main` moves them to the front, where typer looks for them.
+_EVERYWHERE = {"--json": False, "--offline": False, "--yes": False, "--device": True, "--precision": True}  # name: takes a value
+
+
+@app.callback(help="Train image generators on your own pictures, and paint with them.")
+def _everywhere(
+    context: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON document on standard output")] = False,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the best there is by default")] = None,
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16")] = "auto",
+    offline: Annotated[bool, typer.Option("--offline", help="never download anything")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="answer yes to every question")] = False,
+) -> None:
+    context.obj = Everywhere(as_json, device, precision, offline, yes)
+
+
+def main() -> None:
+    """Run a command; BowerbirdError becomes its sentence and its exit code."""
+    warnings.showwarning = show_warning
+    try:
+        app(_everywhere_first(sys.argv[1:]), standalone_mode=False)
+    except typer.Exit as error:
+        sys.exit(error.exit_code)
+    except typer.Abort:
+        sys.exit(75)
+    except BowerbirdError as error:
+        sys.exit(say(str(error), error.exit_code))
+    except Exception as error:
+        if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # a wrong option or argument, found by typer
+            sys.exit(say(error.format_message(), 2))
+        raise
+
+
+def _everywhere_first(arguments: list[str]) -> list[str]:
+    """Move the options of every command to the front of the line."""
+    front, rest, words = [], [], iter(arguments)
+    for word in words:
+        name = word.partition("=")[0]
+        if name not in _EVERYWHERE:
+            rest.append(word)
+            continue
+        front.append(word)
+        if _EVERYWHERE[name] and "=" not in word:
+            front += [value for value in [next(words, None)] if value is not None]
+    return front + rest

@@ -1,0 +1,38 @@
+"""How good pictures are: `evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bowerbird.cli.app import app
+from bowerbird.cli.console import print_result, progress_bar
+
+
+@app.command()
+def evaluate(
+    context: typer.Context,
+    generated: Annotated[str, typer.Argument(help="a model, which then paints, an autoencoder, which restores, or a folder of pictures")],
+    against: Annotated[Path, typer.Option(help="real pictures that were not trained on, or the training folder for its held-out ones")],
+    train: Annotated[Path | None, typer.Option(help="the pictures that were trained on, to look for copies of them")] = None,
+    count: Annotated[int, typer.Option(help="how many pictures a model paints")] = 1000,
+    seed: Annotated[int, typer.Option(help="picture i starts from seed + i")] = 0,
+    out: Annotated[Path | None, typer.Option(help="folder for report.html and report.json")] = None,
+) -> None:
+    """Judge pictures: how near to real ones, how varied, and whether they copy."""
+    from bowerbird import hardware
+    from bowerbird.evaluate import evaluate as judge
+    from bowerbird.evaluate import open_restorer
+    from bowerbird.generate import is_autoencoder, is_model, open_model
+
+    device = hardware.choose_device(context.obj.device)
+    if is_autoencoder(generated):
+        subject: Any = open_restorer(generated, device)
+    else:
+        subject = open_model(generated, device) if is_model(generated) else Path(generated)
+    with progress_bar() as on_progress:
+        report = judge(subject, against, train, out, on_progress, count=count, seed=seed, device=device)
+    page = f"\nlook at {out / 'report.html'}" if out else ""
+    print_result(context, report.to_json(), report.to_text() + page)

@@ -1,0 +1,160 @@
+"""From a model to pictures: `generate` and `upscale`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bowerbird.cli.app import app
+from bowerbird.cli.console import asker, print_result, progress_bar
+from bowerbird.errors import RequestError, ResourceError
+from bowerbird.request import PaintRequest, read_request
+
+
+@app.command()
+def generate(
+    context: typer.Context,
+    model: Annotated[str | None, typer.Argument(help="a run, RUN@latest, a model or diffusers folder, a checkpoint, a hub name")] = None,
+    prompt: Annotated[str | None, typer.Argument(help="what to paint, for models that read text")] = None,
+    negative: Annotated[str | None, typer.Option(help="what to avoid, for models that read text")] = None,
+    label: Annotated[str | None, typer.Option(help="which class to paint")] = None,
+    count: Annotated[int | None, typer.Option(help="how many pictures")] = None,
+    seed: Annotated[int | None, typer.Option(help="picture i starts from seed + i")] = None,
+    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels")] = None,
+    steps: Annotated[int | None, typer.Option(help="sampling steps: more is finer and slower")] = None,
+    sampler: Annotated[str | None, typer.Option(help="ddpm, ddim, euler, heun or dpm++2m; Stable Diffusion: euler-ancestral, lcm")] = None,
+    guidance: Annotated[float | None, typer.Option(help="how strongly the condition steers; 1 means no guidance")] = None,
+    speed: Annotated[str | None, typer.Option(help="fast, normal or fine: half, once or twice the usual steps (Stable Diffusion)")] = None,
+    lora: Annotated[list[str] | None, typer.Option(help="FILE or FILE:WEIGHT, may be repeated")] = None,
+    image: Annotated[Path | None, typer.Option(help="a picture to start from")] = None,
+    mask: Annotated[Path | None, typer.Option(help="white where the picture is painted anew")] = None,
+    outpaint: Annotated[str | None, typer.Option(help="sides to continue, such as left=128,right=64")] = None,
+    strength: Annotated[float | None, typer.Option(help="how far to move from the picture, 0 to 1; usually 0.6, with a mask 1")] = None,
+    again: Annotated[
+        Path | None, typer.Option("--from", help="repeat the request this picture was painted with; other options change it")
+    ] = None,
+    exact: Annotated[bool | None, typer.Option("--exact", help="paint one at a time: the same bytes whatever the count")] = None,
+    image_format: Annotated[str | None, typer.Option("--format", help="png, jpeg or webp")] = None,
+    family: Annotated[str | None, typer.Option(help="family of a Stable Diffusion checkpoint, where the guess is wrong")] = None,
+    prediction: Annotated[str | None, typer.Option(help="eps or v, where the guess is wrong")] = None,
+    autoencoder: Annotated[str | None, typer.Option(help="for somebody's latent model that comes without one")] = None,
+    out: Annotated[Path, typer.Option(help="folder for the pictures")] = Path("pictures"),
+) -> None:
+    """Paint pictures."""
+    asked = {
+        "model": model,
+        "prompt": prompt,
+        "negative": negative,
+        "label": label,
+        "count": count,
+        "seed": seed,
+        "size": _read_size(size),
+        "steps": steps,
+        "sampler": sampler,
+        "guidance": guidance,
+        "speed": speed,
+        "loras": [_read_lora(each) for each in lora] if lora else None,
+        "image": image,
+        "mask": mask,
+        "outpaint": _read_sides(outpaint),
+        "strength": strength,
+        "exact": exact,
+        "format": image_format,
+    }
+    fields = _request_of(again) if again else {}
+    fields |= {name: value for name, value in asked.items() if value is not None}
+    if "model" not in fields:
+        raise RequestError("which model should paint? Give a run, a model folder, a checkpoint or a hub name, or --from PICTURE.")
+    _paint(context, [read_request(fields)], out, family, prediction, autoencoder)
+
+
+@app.command()
+def upscale(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="a model that enlarges, such as Stable Diffusion's x4 upscaler")],
+    pictures: Annotated[list[Path], typer.Argument(help="the pictures to enlarge")],
+    prompt: Annotated[str, typer.Option(help="what is in them, for models that read text")] = "",
+    seed: Annotated[int | None, typer.Option(help="the same seed gives the same details")] = None,
+    steps: Annotated[int | None, typer.Option(help="sampling steps: more is finer and slower")] = None,
+    out: Annotated[Path, typer.Option(help="folder for the pictures")] = Path("pictures"),
+) -> None:
+    """Enlarge pictures: the same request as generate, with an image."""
+    asked = [read_request({"model": model, "image": picture, "prompt": prompt, "seed": seed, "steps": steps}) for picture in pictures]
+    _paint(context, asked, out, enlarged=True)
+
+
+def _paint(
+    context: typer.Context,
+    requests: list[PaintRequest],
+    out: Path,
+    family: str | None = None,
+    prediction: str | None = None,
+    autoencoder: str | None = None,
+    enlarged: bool = False,
+) -> None:
+    """Paint the requests, all of one model, and save the pictures; enlarged ones are named and marked after what they were."""
+    from bowerbird import hardware
+    from bowerbird.generate import Opening, open_model
+    from bowerbird.picture_metadata import SUFFIXES, check_fits, save_picture
+
+    for request in requests:
+        check_fits(request)
+    options = context.obj
+    opening = Opening(hardware.dtype_of(options.precision), family, prediction, autoencoder, options.offline, asker(options))
+    painter = open_model(requests[0].model, hardware.choose_device(options.device), opening)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResourceError(f"pictures cannot be kept in {str(out)!r} ({error.strerror}). Name another --out.") from error
+    paths = []
+    with progress_bar() as on_progress:
+        for request in requests:
+            for painted in painter.paint(request, on_progress):
+                name = request.image.stem if enlarged and request.image else f"{painted.seed:010d}"
+                path = _free_name(out, name, SUFFIXES[painted.settings.format])
+                save_picture(painted, path, "algorithmicallyEnhanced" if enlarged else None)
+                paths.append(str(path))
+    print_result(context, {"pictures": paths}, "\n".join(paths))
+
+
+def _read_size(size: str | None) -> tuple[int, int] | None:
+    if size is None:
+        return None
+    width, _, height = size.lower().partition("x")
+    if not (width.isdigit() and height.isdigit()):
+        raise RequestError(f"--size {size!r} is not WIDTHxHEIGHT, for example --size 512x512.")
+    return int(width), int(height)
+
+
+def _read_lora(text: str) -> dict[str, Any]:
+    file, colon, weight = text.rpartition(":")
+    try:
+        return {"file": file, "weight": float(weight)} if colon else {"file": text}
+    except ValueError:  # the colon belongs to the path
+        return {"file": text}
+
+
+def _read_sides(text: str | None) -> dict[str, Any] | None:
+    if text is None:
+        return None
+    sides = {side: pixels for side, _, pixels in (each.partition("=") for each in text.split(","))}
+    if not all(pixels.isdigit() for pixels in sides.values()):
+        raise RequestError(f"--outpaint {text!r} is not a list of sides with pixels, for example --outpaint left=128,right=64.")
+    return {side: int(pixels) for side, pixels in sides.items()}
+
+
+def _request_of(picture: Path) -> dict[str, Any]:
+    from bowerbird.picture_metadata import read_metadata
+
+    metadata = read_metadata(picture)
+    if not metadata.fields:
+        raise RequestError(f"{str(picture)!r} does not say how it was painted. {metadata.note}".rstrip())
+    return dict(metadata.fields)
+
+
+def _free_name(folder: Path, name: str, suffix: str) -> Path:
+    """<name>.png, or <name>-2.png ... when that picture is there already: nothing of the user's is overwritten."""
+    names = (f"{name}{extra}{suffix}" for extra in ("", *(f"-{n}" for n in range(2, 10_000))))
+    return next(folder / name for name in names if not (folder / name).exists())

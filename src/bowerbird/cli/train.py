@@ -1,0 +1,64 @@
+"""From pictures to a model: `train`, and the `recipes` it follows."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bowerbird.cli.app import app
+from bowerbird.cli.console import asker, print_result, progress_bar
+from bowerbird.errors import RequestError
+from bowerbird.recipe import built_in_recipes, read_recipe, recipe_text
+
+
+@app.command()
+def recipes(context: typer.Context, name: Annotated[str | None, typer.Argument(help="show this recipe")] = None) -> None:
+    """List the built-in recipes, or show one."""
+    if name is not None:
+        typer.echo(recipe_text(name))
+        return
+    first_lines = {each: recipe_text(each).splitlines()[0].removeprefix("# ") for each in built_in_recipes()}
+    print_result(context, first_lines, "\n".join(f"{each:16} {line}" for each, line in first_lines.items()))
+
+
+@app.command()
+def train(
+    context: typer.Context,
+    pictures: Annotated[Path, typer.Argument(help="a folder of pictures")],
+    out: Annotated[Path | None, typer.Option(help="the run folder; default runs/<folder>-<recipe>")] = None,
+    recipe: Annotated[str, typer.Option(help="a built-in recipe or a .toml file; see `bowerbird recipes`")] = "latent-64",
+    hours: Annotated[float | None, typer.Option(min=0.001, help="how long it may take, start-up and finish included")] = None,
+    count: Annotated[int | None, typer.Option("--pictures", min=1, help="how many pictures the training sees in all")] = None,
+    only_forecast: Annotated[bool, typer.Option("--forecast", help="say what it would take, and train nothing")] = False,
+    price: Annotated[float | None, typer.Option("--price-per-hour", min=0, help="of this machine, to forecast the cost")] = None,
+    init: Annotated[
+        str | None, typer.Option(help="whose weights a new run begins with, where they fit: starter, a lower rung; '' for none")
+    ] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="section.field=value, overrides the recipe")] = None,
+) -> None:
+    """Train a model on your pictures.  The same command goes on with a stopped run; more --hours or --pictures extend a finished one."""
+    started = time.monotonic()
+    if hours is not None and count is not None:
+        raise RequestError("--hours and --pictures are both given, and each alone decides the length. Leave one out.")
+    changes = [*(settings or []), *([f"train.pictures={count}"] if count else []), *([f"train.init={init}"] if init is not None else [])]
+    plan = read_recipe(recipe, changes)
+    run = out or Path("runs") / f"{pictures.resolve().name}-{plan.name}"
+    from bowerbird import hardware
+    from bowerbird.pretrained import fetched
+    from bowerbird.training import Budget, forecast
+    from bowerbird.training import train as train_model
+
+    budget, device = Budget(hours, price, started), hardware.choose_device(context.obj.device)
+    fetched(plan.model.autoencoder, context.obj.offline, asker(context.obj), only_autoencoder=True)  # asked about before anything begins
+    with progress_bar() as on_progress:
+        if only_forecast:
+            plan_of_run = forecast(pictures, plan, budget, device=device, on_progress=on_progress)
+        else:
+            train_model(pictures, run, plan, device=device, on_progress=on_progress, budget=budget)
+    if only_forecast:
+        print_result(context, plan_of_run.to_json(), plan_of_run.line())
+        return
+    print_result(context, {"run": str(run)}, f"{run}: look at {run / 'report.html'}, paint with: bowerbird generate {run}")
