@@ -27,7 +27,9 @@ class Data(Section):
     """How pictures become squares the network can see."""
 
     size: int = Field(64, ge=8, le=1024, description="side of the training pictures in pixels; twice the side costs four times the work")
-    fit: Literal["crop", "pad"] = Field("crop", description="crop: fill the square and lose the borders; pad: keep everything on white")
+    fit: Literal["crop", "pad", "box"] = Field(
+        "crop", description="crop: fill the square and lose the borders; pad: keep everything on white; box: around bounding boxes (CUB)"
+    )
     flip: bool = Field(True, description="also show mirror images; turn off when left and right mean something")
     held_out: float = Field(0.1, ge=0, le=0.5, description="share of pictures kept aside to notice memorising; 0 uses all")
     seed: int = Field(0, ge=0, lt=2**63, description="another seed is another run of the same recipe")

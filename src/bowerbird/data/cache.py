@@ -2,7 +2,7 @@
 
     CACHE/pictures/<key of the source's path>/
         index.sqlite      files: what the gate found, keyed by path and valid while the file's signature stands
-                          rows:  which row of which pack holds a picture's pixels, keyed by size, fit and content
+                          rows:  which row of which pack holds a picture's pixels, keyed by size, fit and content (and box)
         lock.sqlite       held while somebody scans; the system releases it when the process dies
         64-crop-1.u8      a pack: rows of size * size * 3 bytes, written by the decoding processes
 
@@ -103,19 +103,22 @@ class PictureCache:
         rows = self._index.execute("SELECT * FROM files")
         return {row[0]: (row[1:6], Examined._make(row[6:])) for row in rows}
 
-    def record(self, examined: Iterable[tuple[bytes, Signature, Examined, int]], size: int, fit: Fit, pack: Path) -> None:
-        """Remember verdicts, and the slots of `pack` that hold their pixels.  The pixels reach the disk before the record of them."""
+    def record(self, examined: Iterable[tuple[bytes, Signature, Examined, int, str]], size: int, fit: Fit, pack: Path) -> None:
+        """Remember verdicts, and the slots of `pack` that hold their pixels.  The pixels reach the disk before the record of them.
+
+        examined: path, signature, verdict, slot, and what is shown of the content where that is not all.
+        """
         with pack.open("r+b") as file:
             os.fsync(file.fileno())
         lasting = [entry for entry in examined if entry[2].sha256 and entry[2].code not in _PASSING]
         marks = ",".join("?" * (6 + len(Examined._fields)))
         with self._index:
             self._index.executemany(
-                f"INSERT OR REPLACE INTO files VALUES ({marks})", ((path, *seen, *found) for path, seen, found, _ in lasting)
+                f"INSERT OR REPLACE INTO files VALUES ({marks})", ((path, *seen, *found) for path, seen, found, _, _ in lasting)
             )
             self._index.executemany(
                 "INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?, ?)",
-                ((size, fit, found.sha256, pack.name, slot) for _, _, found, slot in lasting if not found.code),
+                ((size, fit, found.sha256 + shown, pack.name, slot) for _, _, found, slot, shown in lasting if not found.code),
             )
 
     def forget(self, paths: Iterable[bytes]) -> None:

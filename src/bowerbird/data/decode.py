@@ -29,7 +29,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageFile
 
-Fit = Literal["crop", "pad"]
+Fit = Literal["crop", "pad", "box"]
+Box = tuple[float, float, float, float]  # left, top, width, height in pixels of the upright picture
 Signature = tuple[int, int, int, int, int]  # device, inode, bytes, mtime and ctime in ns: a file that changed has another one
 
 MAX_FILE_BYTES = 100 * 2**20
@@ -38,6 +39,7 @@ MAX_SIDE_PX = 16_384
 MIN_SIDE_PX = 8
 MAX_ASPECT = 20
 BOMB_RATIO = 200  # decoded bytes per byte of file; only asked of pictures that are too big anyway: flat drawings compress better still
+BOX_MARGIN = 0.1  # of the longer side of a bounding box, shown on each side of it: a bird reaches to the edge of its box
 MAX_CPU_SECONDS = 20.0  # of the processor, so that a verdict does not depend on what else the machine is doing
 MAX_WALL_SECONDS = 120.0  # for a disk or network that stops answering
 DISK_TROUBLE = 74  # exit status of a child that cannot write to the cache (EX_IOERR)
@@ -110,8 +112,12 @@ class Rejected(Exception):  # noqa: N818 - a verdict
         self.code, self.reason = code, reason
 
 
-def examine(data: bytes, suffix: str, size: int, fit: Fit, lenient: bool = False) -> tuple[Examined, NDArray[np.uint8] | None]:
+def examine(
+    data: bytes, suffix: str, size: int, fit: Fit, lenient: bool = False, box: Box | None = None
+) -> tuple[Examined, NDArray[np.uint8] | None]:
     """The verdict on a file's bytes and, when they hold a picture, its (size, size, 3) sRGB square, 0..255.  Never raises.
+
+    `box`: what fit "box" shows; without one it is "crop".
 
     `lenient` lets through what is cut short, tiny or a ribbon: a report shows people what was rejected.
     """
@@ -120,7 +126,7 @@ def examine(data: bytes, suffix: str, size: int, fit: Fit, lenient: bool = False
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return _decode(data, suffix, size, fit, lenient, found)
+            return _decode(data, suffix, size, fit, lenient, box, found)
     except Rejected as verdict:
         return found._replace(code=verdict.code, reason=verdict.reason), None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -134,7 +140,9 @@ def examine(data: bytes, suffix: str, size: int, fit: Fit, lenient: bool = False
         return found._replace(code=code, reason=reason), None
 
 
-def _decode(data: bytes, suffix: str, size: int, fit: Fit, lenient: bool, found: Examined) -> tuple[Examined, NDArray[np.uint8]]:
+def _decode(
+    data: bytes, suffix: str, size: int, fit: Fit, lenient: bool, box: Box | None, found: Examined
+) -> tuple[Examined, NDArray[np.uint8]]:
     changes = []
     ImageFile.LOAD_TRUNCATED_IMAGES = lenient
     format_ = sniff(data)
@@ -153,7 +161,8 @@ def _decode(data: bytes, suffix: str, size: int, fit: Fit, lenient: bool, found:
 
     # Three times the target is decoded and no more: JPEG shrinks while decoding, the rest by whole factors, and the
     # bicubic filter still has three pixels for one (Pillow calls a gap of 3 indistinguishable from none).
-    enough = max(3 * size, 256)
+    shown = window(width, height, box)[2]  # the same upright as on its side
+    enough = round(max(3 * size, 256) * min(width, height) / shown)
     image.draft(None, (enough, enough))
     plain, change = _to_8_bit(image)  # before the metadata is looked at: Pillow may load to find it, and swallow the failure
     transpose, broken = _orientation(image)
@@ -167,7 +176,9 @@ def _decode(data: bytes, suffix: str, size: int, fit: Fit, lenient: bool, found:
         width, height = (height, width) if transpose in _SIDEWAYS else (width, height)
     changes += ["turned-upright"] * (turned or transpose is not None)
 
-    square, colour = _to_srgb(_square(plain, size, fit), None if change == "from-lab" else image.info.get("icc_profile"))
+    square, colour = _to_srgb(
+        _square(plain, size, fit, _scaled(box, plain.width / width)), None if change == "from-lab" else image.info.get("icc_profile")
+    )
     changes += [colour] * bool(colour)
     pixels = np.asarray(_on_white(square, size))
     return found._replace(format=format_, width=width, height=height, changes=" ".join(changes), **_measure(plain)), pixels
@@ -295,14 +306,29 @@ def _over_white(image: Image.Image) -> tuple[Image.Image, bool]:
     return Image.alpha_composite(Image.new("RGBA", image.size, _WHITE), image).convert("RGB"), seen_through
 
 
-def _square(image: Image.Image, size: int, fit: Fit) -> Image.Image:
-    """The middle square at `size` ("crop"), or the whole picture with its longer side at `size` ("pad"); antialiased bicubic."""
+def window(width: int, height: int, box: Box | None) -> tuple[float, float, float]:
+    """Left, top and side of the square that fits "crop" and "box" show, in pixels: the middle one, or the one around `box` with a
+    margin, moved into the picture and never larger than it.
+    """
+    if box is None:
+        side = float(min(width, height))
+        return (width - side) / 2, (height - side) / 2, side
+    side = min(max(float(MIN_SIDE_PX), max(box[2:]) * (1 + 2 * BOX_MARGIN)), width, height)
+    left = min(max(box[0] + box[2] / 2 - side / 2, 0), width - side)
+    return left, min(max(box[1] + box[3] / 2 - side / 2, 0), height - side), side
+
+
+def _scaled(box: Box | None, scale: float) -> Box | None:
+    return box and (box[0] * scale, box[1] * scale, box[2] * scale, box[3] * scale)
+
+
+def _square(image: Image.Image, size: int, fit: Fit, box: Box | None) -> Image.Image:
+    """The square window at `size` ("crop", "box"), or the whole picture with its longer side at `size` ("pad"); antialiased bicubic."""
     width, height = image.size
     if fit == "pad":
         scale = size / max(width, height)
         return image.resize((max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.BICUBIC)
-    side = min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
+    left, top, side = window(width, height, box)
     return image.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
 
 
@@ -411,17 +437,17 @@ def _start_clock() -> None:
 
 
 def main() -> None:
-    """Serve jobs: each line [path, signature, slot] on standard input gets one line, its Examined, on standard output."""
+    """Serve jobs: each line [path, signature, slot, box] on standard input gets one line, its Examined, on standard output."""
     root, pack, size, fit, lenient = json.loads(sys.argv[1])
     replies = os.fdopen(os.dup(1), "w", encoding="ascii")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # a C library that prints must not speak into the protocol
     _bound_this_process()
     with open(pack, "r+b") as pixels_file:  # noqa: PTH123
         for line in sys.stdin:
-            path, expected, slot = json.loads(line)
+            path, expected, slot, box = json.loads(line)
             _start_clock()
             try:
-                found, pixels = examine(read(f"{root}/{path}", tuple(expected)), PurePath(path).suffix, size, fit, lenient)
+                found, pixels = examine(read(f"{root}/{path}", tuple(expected)), PurePath(path).suffix, size, fit, lenient, box)
             except Rejected as verdict:
                 found, pixels = Examined(code=verdict.code, reason=verdict.reason), None
             if pixels is not None:

@@ -29,9 +29,8 @@ from numpy.typing import NDArray
 
 from bowerbird.data.archives import is_archive, open_archive
 from bowerbird.data.cache import VERSION, PictureCache
-from bowerbird.data.captions import describe, is_description, split_by_folder
-from bowerbird.data.cub import find_cub, is_cub_list, read_cub
-from bowerbird.data.decode import Examined, Fit, Signature, signature
+from bowerbird.data.decode import Box, Examined, Fit, Signature, signature, window
+from bowerbird.data.layouts import describe, find_layouts, read_boxes
 from bowerbird.data.names import printable
 from bowerbird.data.splits import SMALLEST_SPLIT, near_duplicates, split
 from bowerbird.data.summary import summarize
@@ -74,7 +73,7 @@ class Pictures:
     held: NDArray[np.int64]
     labels: NDArray[np.int64]
     label_names: tuple[str, ...]
-    captions: tuple[str, ...]  # '' for none
+    captions: tuple[tuple[str, ...], ...]  # any number each
     names: tuple[str, ...]  # printable paths below the source
     fingerprint: str  # of contents, order, size and fit
     files: tuple[FileState, ...]  # every file of the source
@@ -127,25 +126,27 @@ def read_pictures(
     root, refused = _open_source(source, on_progress)
     listing = list_files(root, on_progress)
     listing.odd.update(refused)
-    cub_folder = find_cub(listing.files)
-    described = _descriptions_among(listing.files, cub_folder)
+    layouts = find_layouts(listing.files, source)
+    described = {path for layout in layouts for path in layout.lists}
+    boxes = read_boxes(root, listing.files) if fit == "box" else {}
+    if fit == "box" and not boxes:
+        raise PictureFolderError(
+            f"fit = 'box' shows what bounding boxes frame, and {str(source)!r} has none (CUB-200-2011 has). Take fit = 'crop' or 'pad'."
+        )
     candidates = {path: seen for path, seen in listing.files.items() if path not in described}
     with PictureCache(root, on_progress) as cache:
-        found = _examine(cache, root, candidates, size, fit, workers or _cores(), on_progress)
+        found = _examine(cache, root, candidates, boxes, size, fit, workers or _cores(), on_progress)
         accepted = _first_of_each(found)
         contents = [found[path].sha256 for path in accepted]
-        pixels = cache.in_order(size, fit, contents) if contents else np.zeros((0, size, size, 3), np.uint8)
+        shown = [found[path].sha256 + _place(boxes.get(path)) for path in accepted]
+        pixels = cache.in_order(size, fit, shown) if shown else np.zeros((0, size, size, 3), np.uint8)
 
     examined = tuple(found[path] for path in accepted)
-    said = describe(root, accepted, {path: listing.files[path] for path in described})
-    official = split_by_folder(accepted)
-    if cub_folder is not None:
-        cub = read_cub(root, listing.files, cub_folder)
-        said.labels, official = cub.labels, cub.held
+    said = describe(root, listing.files, layouts, accepted)
     groups = near_duplicates(
         np.array([one.phash for one in examined], np.int64), np.array([one.contrast >= _FLAT_CONTRAST for one in examined], np.bool_)
     )
-    held, how = _hold_out(accepted, groups, contents, official, held_out, seed)
+    held, how = _hold_out(accepted, groups, contents, said.held, held_out, seed)
     label_names = tuple(sorted({said.labels[path] for path in accepted if said.labels.get(path)}))
     numbers = {name: number for number, name in enumerate(label_names)}
     pictures = Pictures(
@@ -154,10 +155,10 @@ def read_pictures(
         held=np.flatnonzero(held),
         labels=np.array([numbers.get(said.labels.get(path, ""), -1) for path in accepted], np.int64),
         label_names=label_names,
-        captions=tuple(said.captions.get(path, "") for path in accepted),
+        captions=tuple(said.captions.get(path, ()) for path in accepted),
         names=tuple(printable(path) for path in accepted),
-        fingerprint=_fingerprint(contents, size, fit),
-        files=tuple(_states(listing, described, found, accepted, size, fit)),
+        fingerprint=_fingerprint(shown, size, fit),
+        files=tuple(_states(listing, described, found, accepted, boxes, size, fit)),
         examined=examined,
         groups=groups,
         report={},
@@ -238,11 +239,6 @@ def _by_bytes(item: tuple[str, Any]) -> bytes:
     return os.fsencode(item[0])
 
 
-def _descriptions_among(files: dict[str, Signature], cub_folder: str | None) -> set[str]:
-    stems = {os.path.splitext(path)[0] for path in files if not path.lower().endswith((".txt", ".csv", ".jsonl"))}  # noqa: PTH122
-    return {path for path in files if is_description(path, stems) or is_cub_list(path, cub_folder)}
-
-
 # ------------------------------------------------------------------------------------------------ the gate
 
 
@@ -251,7 +247,14 @@ def _cores() -> int:
 
 
 def _examine(
-    cache: PictureCache, root: Path, files: dict[str, Signature], size: int, fit: Fit, workers: int, on_progress: OnProgress | None
+    cache: PictureCache,
+    root: Path,
+    files: dict[str, Signature],
+    boxes: dict[str, Box],
+    size: int,
+    fit: Fit,
+    workers: int,
+    on_progress: OnProgress | None,
 ) -> dict[str, Examined]:
     """A verdict on every file, in the order of `files`; afterwards the cache holds the pixels of every picture."""
     found = dict.fromkeys(files, Examined())
@@ -264,13 +267,14 @@ def _examine(
             todo.append(path)
         else:
             found[path] = before[1]
-            if not before[1].code and before[1].sha256 not in held:
+            shown = before[1].sha256 + _place(boxes.get(path))
+            if not before[1].code and shown not in held:
                 todo.append(path)
-                held.add(before[1].sha256)
+                held.add(shown)
     cache.forget(known)
     if todo:
         pack = cache.pack_to_fill(size, fit, len(todo))
-        jobs = [Job(path, files[path], slot) for slot, path in enumerate(todo)]
+        jobs = [Job(path, files[path], slot, boxes.get(path)) for slot, path in enumerate(todo)]
         with DecodePool(root, pack, size, fit, workers) as pool:
             for done, (job, verdict) in enumerate(_recorded(pool.run(jobs), cache, size, fit, pack), 1):
                 found[job.path] = verdict
@@ -282,17 +286,22 @@ def _recorded(
     results: Iterator[tuple[Job, Examined]], cache: PictureCache, size: int, fit: Fit, pack: Path
 ) -> Iterator[tuple[Job, Examined]]:
     """Pass results on, writing them to the index every few seconds and at the end, also when the scan is cancelled."""
-    batch: list[tuple[bytes, Signature, Examined, int]] = []
+    batch: list[tuple[bytes, Signature, Examined, int, str]] = []
     since = time.monotonic()
     try:
         for job, verdict in results:
-            batch.append((os.fsencode(job.path), job.signature, verdict, job.slot))
+            batch.append((os.fsencode(job.path), job.signature, verdict, job.slot, _place(job.box)))
             if time.monotonic() - since > _RECORD_SECONDS:
                 cache.record(batch, size, fit, pack)
                 batch, since = [], time.monotonic()
             yield job, verdict
     finally:
         cache.record(batch, size, fit, pack)
+
+
+def _place(box: Box | None) -> str:
+    """What of a content its pixels show, as the end of their key: nothing, or a box."""
+    return f" {box[0]:g},{box[1]:g},{box[2]:g},{box[3]:g}" if box else ""
 
 
 def _first_of_each(found: dict[str, Examined]) -> list[str]:
@@ -305,7 +314,13 @@ def _first_of_each(found: dict[str, Examined]) -> list[str]:
 
 
 def _states(
-    listing: Listing, described: set[str], found: dict[str, Examined], accepted: Sequence[str], size: int, fit: Fit
+    listing: Listing,
+    described: set[str],
+    found: dict[str, Examined],
+    accepted: Sequence[str],
+    boxes: dict[str, Box],
+    size: int,
+    fit: Fit,
 ) -> Iterator[FileState]:
     first = {found[path].sha256: path for path in accepted}
     for path, verdict in sorted([*found.items(), *listing.odd.items(), *((path, Examined()) for path in described)], key=_by_bytes):
@@ -316,7 +331,8 @@ def _states(
         elif first[verdict.sha256] != path:
             yield FileState(path, "duplicate", same_as=first[verdict.sha256])
         else:
-            side = min(verdict.width, verdict.height) if fit == "crop" else max(verdict.width, verdict.height)
+            width, height = verdict.width, verdict.height
+            side = max(width, height) if fit == "pad" else window(width, height, boxes.get(path))[2]
             changes = (*verdict.changes.split(), *(["enlarged"] if side < size else []))
             yield FileState(path, "changed" if changes else "accepted", changes=changes)
 

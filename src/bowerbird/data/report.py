@@ -57,7 +57,8 @@ class Inspection:
                 f"  size      shorter side {side[0]} to {side[4]} px, typically {side[2]}; width/height typically {sizes['aspect'][2]}"
             )
         lines += [
-            f"  captions  {captions['pictures']:,} pictures, {captions['distinct']:,} distinct captions",
+            f"  captions  {captions['pictures']:,} pictures, {captions['distinct']:,} distinct captions"
+            + (f" ({_enumerate(captions['from'])})" if captions["from"] else ""),
             "  labels    " + _enumerate(dict(sorted(labels.items(), key=lambda item: -item[1])[:12])),
             "  looks     " + _enumerate({look: len(names) for look, names in report["looks"].items() if names}),
             f"  near-duplicates  {sum(map(len, report['near_duplicates'])):,} pictures in {len(report['near_duplicates']):,} groups",
@@ -128,7 +129,7 @@ def _figures(pictures: Pictures) -> dict[str, Any]:
 
 
 def _from_rows(pictures: Pictures, rows: Sequence[int] | NDArray[np.int64]) -> list[Figure]:
-    return [Figure(_thumbnail(pictures.pixels[row]), pictures.names[row], pictures.captions[row]) for row in rows]
+    return [Figure(_thumbnail(pictures.pixels[row]), pictures.names[row], " / ".join(pictures.captions[row])) for row in rows]
 
 
 def _losing_most(pictures: Pictures) -> list[int]:

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from bowerbird.data.captions import Descriptions
     from bowerbird.data.decode import Examined, Fit
+    from bowerbird.data.layouts import Said
     from bowerbird.data.pictures import Pictures
 
 # Calibrated on photographs and drawings blurred by a known radius: without blur, sharpness is 0.3 to 2 times the contrast;
@@ -23,7 +23,7 @@ _DARK, _LIGHT, _FLAT = 80, 240, 5.0  # grey levels: the 99th percentile, the 5th
 _SIDES = re.compile(r"\b(left|right)\b|\btext\b|\bletters?\b|\bwords?\b", re.IGNORECASE)
 
 
-def summarize(pictures: Pictures, source: str, size: int, fit: Fit, how_held: str, said: Descriptions) -> dict[str, Any]:
+def summarize(pictures: Pictures, source: str, size: int, fit: Fit, how_held: str, said: Said) -> dict[str, Any]:
     """A JSON-able account: every file is in it by name, and the counts add up."""
     states = Counter(file.state for file in pictures.files)
     summary = {
@@ -98,20 +98,23 @@ def _sizes(examined: Sequence[Examined], fit: Fit) -> dict[str, Any]:
     }
 
 
-def _captions(pictures: Pictures, said: Descriptions) -> dict[str, Any]:
-    captions = [caption for caption in pictures.captions if caption]
+def _captions(pictures: Pictures, said: Said) -> dict[str, Any]:
+    captions = [caption for several in pictures.captions for caption in several]
+    with_any = sum(map(bool, pictures.captions))
     words = [len(caption.split()) for caption in captions]
     uses = Counter(captions)
     return {
-        "pictures": len(captions),
-        "missing": len(pictures.captions) - len(captions),
+        "pictures": with_any,
+        "missing": len(pictures.captions) - with_any,
+        "captions": len(captions),
+        "from": said.sources,
         "distinct": len(uses),
-        "shared": sum(count for count in uses.values() if count > 1),
+        "shared": sum(bool(several) and all(uses[caption] > 1 for caption in several) for several in pictures.captions),
         "lengths": dict(sorted(Counter(f"{(n - 1) // 5 * 5 + 1:3} to {(n - 1) // 5 * 5 + 5:3} words" for n in words).items())),
         "words_min_mean_max": [min(words), round(float(np.mean(words)), 1), max(words)] if words else [0, 0, 0],
         "commonest": [[caption, count] for caption, count in uses.most_common(5) if count > 1],
         "words": Counter(word for caption in captions for word in set(re.findall(r"\w+", caption.lower()))).most_common(40),
-        "mention_sides_or_text": sum(bool(_SIDES.search(caption)) for caption in captions),
+        "mention_sides_or_text": sum(any(map(_SIDES.search, several)) for several in pictures.captions),
         "conflicts": len(said.conflicts),
         "rows_without_picture": said.orphans,
         "problems": said.problems,

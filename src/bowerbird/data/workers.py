@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from bowerbird.data.decode import DISK_TROUBLE, MAX_CPU_SECONDS, Examined, Fit, Signature
+from bowerbird.data.decode import DISK_TROUBLE, MAX_CPU_SECONDS, Box, Examined, Fit, Signature
 from bowerbird.errors import ResourceError
 
 _PROGRAM = Path(__file__).with_name("decode.py")
@@ -29,11 +29,12 @@ _AHEAD = 8  # jobs a child holds: enough to keep it busy, few enough to fit any 
 
 
 class Job(NamedTuple):
-    """One file to decode: its path below the root, what the scan saw of it, and the row of the pack its pixels go to."""
+    """One file to decode: its path below the root, what the scan saw of it, the row of the pack its pixels go to, and what to show."""
 
     path: str
     signature: Signature
     slot: int
+    box: Box | None = None  # for fit "box"
 
 
 class _Child:
