@@ -16,6 +16,7 @@ LAYERS = {
     "model_folder": 3, "run_folder": 3,
     "generate": 4, "evaluate": 4,
     "training": 5,
+    "jobs": 6,
     "cli": 7, "__main__": 7,
 }  # fmt: skip
 HEAVY = ("torch", "diffusers", "transformers", "matplotlib", "jinja2")

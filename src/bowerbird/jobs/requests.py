@@ -1,0 +1,70 @@
+"""What can be asked of a worker beside painting: the command line's options of train, tune and evaluate as one object each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from bowerbird.errors import RequestError, did_you_mean
+from bowerbird.request import PaintRequest
+
+DEFAULT_RECIPE = "latent-64"
+
+
+class TrainRequest(BaseModel):
+    """One training.  Asking for the same `out` again goes on with it, or extends it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pictures: Path = Field(description="a folder of pictures, or a .zip, .tar or .tgz of one")
+    out: Path | None = Field(None, description="the run folder; by default a new one among the runs of the queue")
+    recipe: str = Field(DEFAULT_RECIPE, description="a built-in recipe or a .toml file; see `bowerbird recipes`")
+    settings: list[str] = Field(default_factory=list, description="section.field=value, overrides the recipe")
+    hours: float | None = Field(None, ge=0.001, description="how long it may take, start-up and finish included")
+    count: int | None = Field(None, ge=1, description="how many pictures the training sees in all")
+    price: float | None = Field(None, ge=0, description="of this machine an hour, to forecast the cost")
+    init: str | None = Field(None, description="whose weights a new run begins with, where they fit")
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainRequest:
+        if self.hours is not None and self.count is not None:
+            raise ValueError("hours and count are both given, and each alone decides the length; leave one out")
+        return self
+
+
+class TuneRequest(TrainRequest):
+    """Adapt a model to pictures."""
+
+    model: str = Field(description="the model to adapt")
+
+
+class EvaluateRequest(BaseModel):
+    """Judge a model or a folder of pictures against real ones."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    generated: str = Field(description="a model, which then paints, an autoencoder, which reconstructs, or a folder of pictures")
+    against: Path = Field(description="real pictures that were not trained on, or the training folder for its held-out ones")
+    train: Path | None = Field(None, description="the pictures that were trained on, to look for copies of them")
+    count: int = Field(1000, ge=10, le=100_000, description="how many pictures a model paints")
+    seed: int = Field(0, ge=0, lt=2**63, description="picture i starts from seed + i")
+
+
+R = TypeVar("R", bound=BaseModel)
+AnyRequest = PaintRequest | TrainRequest | TuneRequest | EvaluateRequest
+
+
+def read_job_request(kind: type[R], fields: dict[str, object]) -> R:
+    """A request of that kind from loose fields; RequestError names the first impossible one."""
+    for name in fields:
+        if name not in kind.model_fields:
+            raise RequestError(f"a {kind.__name__} has no field {name!r:.80}.{did_you_mean(name, kind.model_fields)}")
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        value = f"{where} = {first['input']!r:.80}: " if where else ""
+        raise RequestError(f"{value}{first['msg'].removeprefix('Value error, ')}.") from error

@@ -1,0 +1,146 @@
+"""What a worker makes of a job, in this process; processes that die are in test_supervisor.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from bowerbird.jobs.loaded import LoadedModels
+from bowerbird.jobs.queue import Queue
+from bowerbird.jobs.requests import EvaluateRequest, TrainRequest
+from bowerbird.jobs.worker import Worker
+from bowerbird.picture_metadata import read_metadata
+from bowerbird.recipe import write_recipe
+from bowerbird.request import PaintRequest
+from bowerbird.run_folder import read_run_state
+from tests.conftest import tiny_recipe
+from tests.jobs.conftest import work
+
+
+def paint(model: Path, **fields: object) -> PaintRequest:
+    return PaintRequest(model=str(model), **fields)  # type: ignore[arg-type]
+
+
+def test_a_painting_job_leaves_its_pictures(queue: Queue, model_folder: Path) -> None:
+    """As many as asked for, each saying its own seed."""
+    (job,) = queue.submit("paint", [paint(model_folder, count=3, seed=5, label="cat")])
+    work(queue)
+    job = queue.get(job.id)
+    assert job.state == "done" and [read_metadata(path).fields["seed"] for path in job.paths] == [5, 6, 7]
+    assert job.result["settings"]["steps"] == 4 and job.result["seeds"] == [5, 6, 7]
+
+
+def test_the_queue_paints_what_the_command_line_paints(queue: Queue, model_folder: Path) -> None:
+    """One request, one picture, whichever face asked: the bytes of an `exact` one are equal."""
+    from bowerbird.generate import load
+    from bowerbird.picture_metadata import encode_picture
+
+    request = paint(model_folder, seed=3, exact=True)
+    (job,) = queue.submit("paint", [request])
+    work(queue)
+    (direct,) = load(model_folder, "cpu").paint(request)
+    assert queue.get(job.id).paths[0].read_bytes() == encode_picture(direct)
+
+
+def test_one_bad_request_of_a_batch_fails_alone(queue: Queue, model_folder: Path) -> None:
+    good, bad, other = queue.submit("paint", [paint(model_folder, seed=1), paint(model_folder, label="cow"), paint(model_folder, seed=2)])
+    work(queue)
+    assert [queue.get(job.id).state for job in (good, bad, other)] == ["done", "failed", "done"]
+    error = queue.get(bad.id).error
+    assert error is not None and error.kind == "RequestError" and "cow" in error.message
+
+
+@pytest.mark.parametrize("model", ["no such model", "/etc/passwd"])
+def test_a_model_that_is_none_is_said_in_a_sentence(queue: Queue, model: str) -> None:
+    (job,) = queue.submit("paint", [PaintRequest(model=model)])
+    work(queue)
+    error = queue.get(job.id).error
+    assert error is not None and error.kind == "ModelError" and model in error.message
+
+
+def test_a_cancelled_job_stops_within_a_step(queue: Queue, model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cancelled at the first step seen of 500, it is left at the next one; the worker goes on with what waits."""
+    long, after = queue.submit("paint", [paint(model_folder, steps=500), paint(model_folder, steps=2)])
+    steps, held = [], queue.held
+
+    def cancel_at_once(lease: str) -> set[str]:
+        steps.append(1)
+        queue.cancel(long.id)
+        return held(lease)
+
+    monkeypatch.setattr(queue, "held", cancel_at_once)
+    work(queue)
+    assert queue.get(long.id).state == "cancelled" and queue.get(after.id).state == "done"
+    assert len(steps) < 10
+
+
+def test_previews_come_on_the_way(queue: Queue, model_folder: Path) -> None:
+    (job,) = queue.submit("paint", [paint(model_folder, steps=20)], previews=3)
+    work(queue)
+    previews = queue.get(job.id).preview_paths()
+    assert [path.name for path in previews] == ["preview-0000.png", "preview-0001.png", "preview-0002.png"]
+    assert all(Image.open(path).size == (16, 16) for path in previews)
+
+
+def test_a_training_that_was_interrupted_goes_on(
+    queue: Queue, picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker is told to stop in the middle: the job goes back, saved; the next worker finishes the same run."""
+    (tmp_path / "tiny.toml").write_text(write_recipe(tiny_recipe()))
+    (job,) = queue.submit("train", [TrainRequest(pictures=picture_folder, recipe=str(tmp_path / "tiny.toml"))])
+    worker, report = Worker(queue, "training", "cpu", "auto"), queue.report
+
+    def stop_at_half(job_id: str, lease: str, progress) -> None:  # type: ignore[no-untyped-def]
+        report(job_id, lease, progress)
+        if progress.phase == "train":
+            worker._stopping = True
+
+    with monkeypatch.context() as patch:
+        patch.setattr(queue, "report", stop_at_half)
+        worker._do(*queue.claim(worker.name, ("train",)))
+    run = Path(queue.get(job.id).request["out"])
+    assert queue.get(job.id).state == "queued" and not read_run_state(run).finished
+    assert read_run_state(run).checkpoint is not None
+    work(queue, "training")
+    assert queue.get(job.id).state == "done" and read_run_state(run).finished
+    assert queue.get(job.id).result == {"run": str(run)}
+
+
+def test_notes_of_the_work_are_notes_of_the_job(queue: Queue, tmp_path: Path) -> None:
+    """A dozen pictures are few: the training says so, to whoever asked for it."""
+    pictures = tmp_path / "few"
+    pictures.mkdir()
+    for number in range(12):
+        Image.new("RGB", (16, 16), (20 * number, 0, 100)).save(pictures / f"{number}.png")
+    (tmp_path / "tiny.toml").write_text(write_recipe(tiny_recipe(train={"pictures": 8})))
+    (job,) = queue.submit("train", [TrainRequest(pictures=pictures, recipe=str(tmp_path / "tiny.toml"))])
+    work(queue, "training")
+    assert any("12 pictures are few" in note for note in queue.get(job.id).notes)
+
+
+def test_an_evaluation_leaves_a_report(queue: Queue, picture_folder: Path) -> None:
+    (job,) = queue.submit("evaluate", [EvaluateRequest(generated=str(picture_folder / "cold"), against=picture_folder / "warm", count=10)])
+    work(queue, "training")
+    job = queue.get(job.id)
+    assert job.state == "done", job.error
+    assert {path.name for path in job.paths} == {"report.html", "report.json"} and all(path.is_file() for path in job.paths)
+
+
+def test_models_leave_when_memory_asks(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The least recently used goes first, and no more than needed; a model that is open is not opened again."""
+    import shutil
+
+    from bowerbird import hardware
+
+    names = [shutil.copytree(model_folder, tmp_path / name) for name in ("a", "b", "c")]
+    models = LoadedModels("cpu", "auto", spare_bytes=0)
+    a, b = models.get(str(names[0])), models.get(str(names[1]))
+    assert models.get(str(names[0])) is a
+    room = iter([0, 10**12])
+    monkeypatch.setattr(hardware, "available_memory_bytes", lambda device: next(room))
+    models.get(str(names[2]))
+    assert models.get(str(names[0])) is a
+    monkeypatch.setattr(hardware, "available_memory_bytes", lambda device: 10**12)
+    assert models.get(str(names[1])) is not b
