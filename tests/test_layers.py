@@ -14,7 +14,7 @@ LAYERS = {
     "storage": 1, "weights": 1, "cache": 1, "pixels": 1, "pages": 1, "picture_metadata": 1, "diffusion": 1, "convert": 1,
     "data": 2, "models": 2, "conditions": 2, "pretrained": 2, "safety": 2,
     "model_folder": 3, "run_folder": 3,
-    "generate": 4, "evaluate": 4,
+    "generate": 4, "evaluate": 4, "captioning": 4,
     "training": 5,
     "jobs": 6,
     "cli": 7, "__main__": 7,

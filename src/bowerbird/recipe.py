@@ -30,6 +30,9 @@ class Data(Section):
     fit: Literal["crop", "pad", "box"] = Field(
         "crop", description="crop: fill the square and lose the borders; pad: keep everything on white; box: around bounding boxes (CUB)"
     )
+    captions: str = Field(
+        "", description="a .csv or .jsonl of captions that does not lie among the pictures, as `bowerbird caption` writes"
+    )
     flip: bool = Field(True, description="also show mirror images; turn off when left and right mean something")
     held_out: float = Field(0.1, ge=0, le=0.5, description="share of pictures kept aside to notice memorising; 0 uses all")
     seed: int = Field(0, ge=0, lt=2**63, description="another seed is another run of the same recipe")

@@ -108,10 +108,14 @@ def open_pictures(
     seed: int = 0,
     on_progress: OnProgress | None = None,
     *,
+    captions: Path | None = None,
     workers: int | None = None,
 ) -> Pictures:
-    """The pictures of a folder as squares of `size` pixels, decoded once and kept in the cache; at least one, or PictureFolderError."""
-    pictures = read_pictures(source, size, fit, held_out, seed, on_progress, workers=workers)
+    """The pictures of a folder as squares of `size` pixels, decoded once and kept in the cache; at least one, or PictureFolderError.
+
+    `captions`: a table of them that lies elsewhere.
+    """
+    pictures = read_pictures(source, size, fit, held_out, seed, on_progress, captions=captions, workers=workers)
     if not len(pictures.pixels):
         codes = Counter(file.code for file in pictures.files if file.state == "rejected")
         skipped = ", ".join(f"{count} {code}" for code, count in codes.most_common()) or "it is empty"
@@ -120,13 +124,21 @@ def open_pictures(
 
 
 def read_pictures(
-    source: Path, size: int, fit: Fit, held_out: float, seed: int, on_progress: OnProgress | None = None, *, workers: int | None = None
+    source: Path,
+    size: int,
+    fit: Fit,
+    held_out: float,
+    seed: int,
+    on_progress: OnProgress | None = None,
+    *,
+    captions: Path | None = None,
+    workers: int | None = None,
 ) -> Pictures:
     """As `open_pictures`, but a folder without a single picture is an answer too."""
     root, refused = _open_source(source, on_progress)
     listing = list_files(root, on_progress)
     listing.odd.update(refused)
-    layouts = find_layouts(listing.files, source)
+    layouts = find_layouts(listing.files, source, captions)
     described = {path for layout in layouts for path in layout.lists}
     boxes = read_boxes(root, listing.files) if fit == "box" else {}
     if fit == "box" and not boxes:

@@ -83,7 +83,9 @@ def forecast(source: Path, recipe: Recipe, budget: Budget, *, device: torch.devi
 
 
 def _open(source: Path, recipe: Recipe, on_progress: OnProgress | None) -> Pictures:
-    return open_pictures(source, recipe.data.size, recipe.data.fit, recipe.data.held_out, recipe.data.seed, on_progress)
+    data = recipe.data
+    captions = Path(data.captions).expanduser() if data.captions else None
+    return open_pictures(source, data.size, data.fit, data.held_out, data.seed, on_progress, captions=captions)
 
 
 def _planned(

@@ -20,9 +20,13 @@ from bowerbird.data.layouts.layout import Files, Layout, Said
 __all__ = ["Files", "Layout", "Said", "describe", "find_layouts", "read_boxes"]
 
 
-def find_layouts(files: Files, source: Path | None = None) -> list[Layout]:
-    """The layouts a listing has, the nearest first: whoever comes first wins where two speak of the same thing."""
-    found = (sidecars.find(files), tables.find(files), coco.find(files), cub.find(files, source), Folders())
+def find_layouts(files: Files, source: Path | None = None, captions: Path | None = None) -> list[Layout]:
+    """The layouts a listing has, the nearest first: whoever comes first wins where two speak of the same thing.
+
+    `captions`: a table that lies elsewhere and comes before all of them.
+    """
+    chosen = tables.TableElsewhere(captions) if captions is not None else None
+    found = (chosen, sidecars.find(files), tables.find(files), coco.find(files), cub.find(files, source), Folders())
     return [layout for layout in found if layout is not None]
 
 
@@ -34,7 +38,7 @@ def describe(root: Path, files: Files, layouts: Sequence[Layout], pictures: Sequ
         for picture, captions in said.captions.items():
             if picture not in all_said.captions:
                 all_said.captions[picture] = captions
-                all_said.sources[layout.name] = all_said.sources.get(layout.name, 0) + 1
+                all_said.sources[layout.name] += 1
             elif all_said.captions[picture] != captions:
                 all_said.conflicts.add(picture)
         all_said.labels = all_said.labels or said.labels
@@ -42,6 +46,7 @@ def describe(root: Path, files: Files, layouts: Sequence[Layout], pictures: Sequ
         all_said.conflicts |= said.conflicts
         all_said.problems += said.problems
         all_said.orphans += said.orphans
+        all_said.writers += said.writers
     return all_said
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,8 @@ class Said:
     conflicts: set[str] = field(default_factory=set)  # pictures of which two files say different things: the nearest won
     problems: list[str] = field(default_factory=list)  # what could not be read, in words
     orphans: int = 0  # rows that name no picture
-    sources: dict[str, int] = field(default_factory=dict)  # how many pictures have their captions from which layout
+    sources: Counter[str] = field(default_factory=Counter)  # how many pictures have their captions from which layout
+    writers: Counter[str] = field(default_factory=Counter)  # how many have captions by whom, where a table tells
 
 
 class Layout(Protocol):

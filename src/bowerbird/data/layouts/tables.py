@@ -9,15 +9,17 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from bowerbird.data.decode import Rejected
+from bowerbird.data.decode import Rejected, signature
 from bowerbird.data.layouts.layout import Files, Said
 from bowerbird.data.layouts.lists import clean, distinct, read_list
 from bowerbird.data.names import printable
+from bowerbird.errors import PictureFolderError
 
 TABLES = ("metadata.csv", "metadata.jsonl")
 _NAME_COLUMNS = ("file_name", "filename", "file", "image", "path")
@@ -31,6 +33,7 @@ class _About:
 
     captions: list[str]
     label: str = ""
+    writer: str = ""
     rows: int = 0
     used: bool = False
 
@@ -48,17 +51,47 @@ class Tables:
         tables: dict[str, list[_Table]] = {}
         for path in sorted(self.lists):
             tables.setdefault(_folder(path), []).append(_read_table(root, path, files, said))
-        for picture in pictures:
-            for about in _rows_about(picture, tables):
-                about.used = True
-                captions = distinct(about.captions)
-                if captions and said.captions.setdefault(picture, captions) != captions:
-                    said.conflicts.add(picture)
-                if about.label:
-                    said.labels.setdefault(picture, about.label)
-        every = {id(about): about for folder in tables.values() for table in folder for about in table.values()}
-        said.orphans = sum(about.rows for about in every.values() if not about.used)
-        return said
+        return _said(said, tables, pictures)
+
+
+@dataclass(frozen=True)
+class TableElsewhere:
+    """A table that does not lie among the pictures, such as `bowerbird caption` writes; its names are paths below the root."""
+
+    path: Path
+    lists: frozenset[str] = frozenset()
+    name: str = "a table elsewhere"
+
+    def read(self, root: Path, files: Files, pictures: Sequence[str]) -> Said:
+        try:
+            seen = signature(os.lstat(self.path))
+        except OSError as error:
+            raise PictureFolderError(
+                f"cannot read the captions {str(self.path)!r} ({error.strerror}). Name the file they are in."
+            ) from error
+        said = Said()
+        table = _read_table(self.path.parent, self.path.name, {self.path.name: seen}, said)
+        if not table:
+            raise PictureFolderError(f"there are no captions in {'; '.join(said.problems) or repr(str(self.path))}. Name another file.")
+        return _said(said, {"": [table]}, pictures)
+
+
+def _said(said: Said, tables: dict[str, list[_Table]], pictures: Sequence[str]) -> Said:
+    """`said`, with what the tables of each folder say."""
+    for picture in pictures:
+        for about in _rows_about(picture, tables):
+            about.used = True
+            captions = distinct(about.captions)
+            if captions and picture not in said.captions:
+                said.captions[picture] = captions
+                said.writers.update([about.writer] if about.writer else [])
+            elif captions and said.captions[picture] != captions:
+                said.conflicts.add(picture)
+            if about.label:
+                said.labels.setdefault(picture, about.label)
+    every = {id(about): about for folder in tables.values() for table in folder for about in table.values()}
+    said.orphans = sum(about.rows for about in every.values() if not about.used)
+    return said
 
 
 def find(files: Files) -> Tables | None:
@@ -107,6 +140,7 @@ def _read_table(root: Path, path: str, files: Files, said: Said) -> _Table:
             about = table.setdefault(unicodedata.normalize("NFC", name), table.setdefault(name, _About([])))
             about.captions += captions
             about.label = about.label or label
+            about.writer = about.writer or clean(text_of(record, ("written_by",)))
             about.rows += 1
     if records and not table:
         said.problems.append(f"{printable(path)}: no rows with a {_NAME_COLUMNS[0]} and a {_TEXT_COLUMNS[0]} or {_LABEL_COLUMNS[0]} column")
