@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "bowerbird"
 
 LAYERS = {
     "errors": 0, "progress": 0, "draws": 0, "recipe": 0, "request": 0, "hardware": 0,
-    "storage": 1, "weights": 1, "cache": 1, "pixels": 1, "pages": 1, "picture_metadata": 1, "diffusion": 1, "convert": 1,
+    "prompts": 1, "storage": 1, "weights": 1, "cache": 1, "pixels": 1, "pages": 1, "picture_metadata": 1, "diffusion": 1, "convert": 1,
     "data": 2, "models": 2, "conditions": 2, "pretrained": 2, "safety": 2,
     "model_folder": 3, "run_folder": 3,
     "generate": 4, "evaluate": 4, "captioning": 4,

@@ -1,0 +1,1 @@
+"""From what a person asks to what a model reads."""
