@@ -29,6 +29,22 @@ class Lora(BaseModel):
     weight: float = Field(1.0, ge=-4, le=4)
 
 
+Syntax = Literal["weights", "wildcards", "arrays", "loras"]  # of the prompt language
+
+
+class Asked(BaseModel):
+    """The words a finished request was made from; `bowerbird.prompts` says how."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    prompt: str = Field("", max_length=20_000)
+    negative: str = Field("", max_length=20_000)
+    styles: list[str] = Field(default_factory=list)
+    loras: list[Lora] = Field(default_factory=list)
+    preset: str | None = None
+    expand: Literal["off", "words", "llm"] = "off"
+    literal: list[Syntax] = Field(default_factory=list)
+
+
 class PaintRequest(BaseModel):
     """One painting job: `count` pictures with seeds seed, seed+1, ..."""
 
@@ -46,11 +62,22 @@ class PaintRequest(BaseModel):
     steps: int | None = Field(None, ge=1, le=10_000, description="sampling steps: more is finer and slower")
     sampler: str | None = Field(None, description="ddpm, ddim, euler, heun or dpm++2m; Stable Diffusion also euler-ancestral, lcm")
     guidance: float | None = Field(None, ge=0, le=100, description="how strongly the condition steers; 1 means no guidance")
-    speed: str | None = Field(None, description="fast, normal or fine: half, once or twice the usual steps")
-    styles: list[str] = Field(default_factory=list, description="named styles woven into the prompt")
+    speed: str | None = Field(None, description="quality, speed or extreme: steps, sampler and guidance together")
+    preset: str | None = Field(None, description="settings by name, for whatever the request leaves open")
+    styles: list[str] = Field(default_factory=list, description="named styles woven into the prompt, such as watercolour; random draws one")
+    expand: Literal["off", "words", "llm"] = Field(
+        "off", description="complete a short prompt: by words the model knows, or by a local language model (llm)"
+    )
+    literal: list[Syntax] = Field(default_factory=list, description="parts of the prompt language to read as plain words")
+    asked: Asked | None = Field(None, description="what the prompt was made from; given, the prompt is final and used as it stands")
     loras: list[Lora] = Field(default_factory=list, description="small weight files that change the model's style or subject")
     image: Path | None = Field(None, description="a picture to start from")
     mask: Path | None = Field(None, description="white where `image` is painted anew, black where it stays")
+    mask_at: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] | None = Field(
+        None, description="a point of `image` instead of a mask: what is connected to it and looks alike is painted anew"
+    )
+    mask_tolerance: int = Field(32, ge=0, le=255, description="how unlike that point, 0 to 255, a connected pixel may be")
+    detail: bool = Field(False, description="work on the masked part alone, enlarged: finer faces, hands, eyes")
     outpaint: dict[Literal["left", "top", "right", "bottom"], Annotated[int, Field(ge=8, le=4096)]] = Field(
         default_factory=dict, description="sides on which `image` is continued, and by how many pixels"
     )
@@ -63,6 +90,10 @@ class PaintRequest(BaseModel):
     def _mask_needs_image(self) -> PaintRequest:
         if self.mask is not None and self.image is None:
             raise ValueError("a mask says which part of an image to repaint; give the image too")
+        if self.mask_at is not None and (self.image is None or self.mask is not None):
+            raise ValueError("mask_at points into an image and stands for a mask; give the image, and no mask")
+        if self.detail and self.mask is None and self.mask_at is None:
+            raise ValueError("detail works on the masked part of an image; give a mask, or mask_at")
         if self.outpaint and self.image is None:
             raise ValueError("outpaint says where an image is to be continued; give the image too")
         return self

@@ -1,1 +1,10 @@
-"""From what a person asks to what a model reads."""
+"""From what a person asks to what a model reads: the prompt language, styles, presets, speeds and the expander.
+
+finish(request) is all that a face needs.  Nothing here loads torch.
+"""
+
+from __future__ import annotations
+
+from bowerbird.prompts.finish import changed, finish
+
+__all__ = ["changed", "finish"]

@@ -16,10 +16,11 @@ import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
-Syntax = Literal["weights", "wildcards", "arrays", "loras"]
-EVERY_SYNTAX: tuple[Syntax, ...] = ("weights", "wildcards", "arrays", "loras")
+from bowerbird.request import Syntax
+
+EVERY_SYNTAX: tuple[Syntax, ...] = get_args(Syntax)
 
 USUAL_WEIGHT = 1.1  # of parentheses without a number
 MAX_WEIGHT = 10.0  # beyond, a number after a colon is words: "(at 12:30)"

@@ -1,0 +1,153 @@
+"""Short prompts completed: by the phrases of the model's own captions, by rules, or by a language model of the user's.
+
+Everything is seeded, nothing is hidden: the words are added to the prompt that is shown and recorded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import json
+import math
+import os
+import re
+import urllib.error
+import urllib.parse
+import urllib.request
+from http.client import HTTPException, HTTPMessage
+from typing import IO
+
+from pydantic import BaseModel, ConfigDict
+
+from bowerbird.errors import RequestError
+from bowerbird.prompts.library import OURS, read_table
+from bowerbird.prompts.vocabulary import Vocabulary, words_of
+
+ADDRESS, REMOTE = "BOWERBIRD_EXPANDER", "BOWERBIRD_EXPANDER_REMOTE"  # of the process, never of a request: a request may be a stranger's
+ADDED = 3  # phrases of the captions
+LONG_ENOUGH = 25  # words: a longer prompt says what it wants
+MAX_ANSWER_BYTES, MAX_ADDED_CHARS, MAX_SECONDS = 2**20, 600, 120
+INSTRUCTION = (
+    "You complete prompts for a picture generator. Repeat the user's prompt and add, on the same line, a few short phrases "
+    "separated by commas that say how the picture looks: setting, light, composition, detail. Keep its subject and its style. "
+    "Answer with the line alone."
+)
+
+
+class Group(BaseModel):
+    """Phrases of which one is added, unless the prompt already has one of the words."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    unless: list[str]
+    phrases: list[str]
+
+
+def draw(key: str, among: int) -> int:
+    """0 .. among-1 as a pure function of the key, the same on every machine."""
+    return int.from_bytes(hashlib.sha256(key.encode("utf-8", "replace")).digest()[:8]) % among
+
+
+def by_words(text: str, seed: int, vocabulary: Vocabulary | None) -> str:
+    """What to add to the prompt: phrases of the model's captions where it has some, by rules otherwise; '' for a long prompt."""
+    words = words_of(text)
+    if not words or len(words) >= LONG_ENOUGH:
+        return ""
+    if vocabulary is not None and vocabulary.phrases:
+        return ", ".join(_phrases(words, seed, vocabulary))
+    groups = read_table(OURS / "expander.toml", Group)
+    chosen = (
+        group.phrases[draw(f"{seed}/expand/{name}", len(group.phrases))]
+        for name, group in groups.items()
+        if not set(group.unless) & set(words)
+    )
+    return ", ".join(chosen)
+
+
+def _phrases(words: list[str], seed: int, vocabulary: Vocabulary) -> list[str]:
+    """Up to three phrases drawn by how often captions have them beside the words of the prompt.
+
+    A phrase whose last word is taken is left out: "black wings" after "white wings" would contradict it.
+    """
+    taken, added = set(words), []
+    asked = {word for word in words if any(word in phrase.company for phrase in vocabulary.phrases.values())}
+    scores = {}
+    for text, phrase in vocabulary.phrases.items():
+        beside = sum(phrase.company.get(word, 0) for word in asked)
+        weight = beside if asked else phrase.count
+        if weight:  # Gumbel's trick: the largest of log weight + noise is a draw with these weights
+            noise = (draw(f"{seed}/expand/{text}", 2**32) + 0.5) / 2**32
+            scores[text] = math.log(weight) - math.log(-math.log(noise))
+    for text in sorted(scores, key=lambda text: (-scores[text], text)):
+        own = words_of(text)
+        if own[-1] not in taken and not set(own) <= taken:
+            added.append(text)
+            taken |= set(own)
+        if len(added) == ADDED:
+            break
+    return added
+
+
+def by_language_model(text: str, seed: int) -> str:
+    """What a language model adds to the prompt: asked at the OpenAI-compatible address in $BOWERBIRD_EXPANDER."""
+    address = os.environ.get(ADDRESS, "")
+    body = {
+        "messages": [{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": text}],
+        "seed": seed % 2**31,
+        "temperature": 0.7,
+        "max_tokens": 160,
+    }
+    if model := os.environ.get(f"{ADDRESS}_MODEL"):
+        body["model"] = model
+    request = urllib.request.Request(
+        f"{checked_address(address)}/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    try:
+        with _OPENER.open(request, timeout=MAX_SECONDS) as answer:
+            said = json.loads(answer.read(MAX_ANSWER_BYTES))["choices"][0]["message"]["content"]
+        if not isinstance(said, str):
+            raise TypeError("no text")
+    except (OSError, HTTPException) as error:
+        reason = getattr(error, "reason", None) or error
+        raise RequestError(f"the language model at {address} does not answer ({reason}). Start it, or leave the expander out.") from error
+    except (ValueError, LookupError, TypeError) as error:
+        raise RequestError(f"what answers at {address} is no OpenAI-compatible language model. Give the address of its /v1.") from error
+    return added_by(text, said)
+
+
+def added_by(text: str, said: str) -> str:
+    """What an answer adds: at most 600 characters of one line, without the prompt at its front, quotes and control characters."""
+    line = next((line for line in said.splitlines() if line.strip()), "")
+    line = " ".join("".join(c if c.isprintable() else " " for c in line).split()).strip("\"'` ")
+    if line.lower().startswith(text.lower()):
+        line = line[len(text) :]
+    line = line.strip(" ,.;:")
+    return line if len(line) <= MAX_ADDED_CHARS else line[:MAX_ADDED_CHARS].rpartition(",")[0].strip(" ,")
+
+
+def checked_address(address: str) -> str:
+    """The address without its last slash; RequestError unless it is on this machine or the user said that it need not be."""
+    parts = urllib.parse.urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise RequestError(f"a language model's address is wanted, such as http://127.0.0.1:8080/v1, and {address!r} is none.")
+    if not _is_here(parts.hostname) and os.environ.get(REMOTE) != "1":
+        raise RequestError(
+            f"the expander at {parts.hostname} is on another machine, which would read your prompts. Set {REMOTE}=1 to allow it."
+        )
+    return address.rstrip("/")
+
+
+def _is_here(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Nothing on this machine may send a prompt elsewhere."""
+
+    def redirect_request(self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str) -> None:
+        raise urllib.error.URLError(f"it redirects to {re.sub(r'[^ -~]', '?', newurl)[:100]}")
+
+
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
