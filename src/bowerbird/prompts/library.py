@@ -112,13 +112,18 @@ def read_table(file: Path, kind: type[M]) -> dict[str, M]:
 def _table(file: Path, kind: type[M], changed_ns: int) -> dict[str, M]:
     """Read once for each time that the file changes."""
     try:
-        return {name: kind.model_validate(fields) for name, fields in tomllib.loads(_read(file)).items()}
+        tables = tomllib.loads(_read(file))
     except tomllib.TOMLDecodeError as error:
         raise RequestError(f"{str(file)!r} is not TOML ({error}).") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise RequestError(f"{str(file)!r}: {where}: {first['msg']}. Fields of a table: {', '.join(kind.model_fields)}.") from error
+    read: dict[str, M] = {}
+    for name, fields in tables.items():
+        try:
+            read[name] = kind.model_validate(fields)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, (name, *first["loc"])))
+            raise RequestError(f"{str(file)!r}: {where}: {first['msg']}. Fields of a table: {', '.join(kind.model_fields)}.") from error
+    return read
 
 
 def _files(folder: str, suffix: str, root: Path) -> dict[str, Path]:

@@ -16,8 +16,10 @@ FILE = "words.json"
 MAX_PHRASES, MAX_COMPANY, MAX_WORDS = 400, 16, 5
 MAX_FILE_BYTES = 2**20
 
-_BREAK = re.compile(r"[^\w\s'-]+|\b(?:of|with|and|or|in|on|at|is|are|has|have|that|which|this|its|it|from|by|for|to|as)\b")
-_ARTICLE = re.compile(r"^(?:an?|the|some)\s+")
+_LITTLE = ["of", "with", "and", "or", "in", "on", "at", "is", "are", "has", "have", "that", "which", "this", "its", "it", "from", "by", "for", "to", "as"]
+_ARTICLES = ["a", "an", "the", "some"]
+_BREAK = re.compile(rf"[^\w\s'-]+|\b(?:{'|'.join(_LITTLE)})\b")
+_ARTICLE = re.compile(rf"^(?:{'|'.join(_ARTICLES)})\s+")
 
 
 class Phrase(BaseModel):
@@ -53,7 +55,7 @@ def learn_vocabulary(captions: Iterable[str]) -> Vocabulary:
     total = 0
     for caption in captions:
         total += 1
-        words = set(words_of(caption))
+        words = set(words_of(caption)) - {*_LITTLE, *_ARTICLES}
         for phrase in dict.fromkeys(phrases_of(caption)):
             count[phrase] += 1
             company.setdefault(phrase, Counter()).update(words - set(words_of(phrase)))
