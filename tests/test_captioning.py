@@ -158,7 +158,7 @@ def test_a_captioner_sees_whole_pictures_and_its_words_are_cleaned(tmp_path: Pat
         seen.extend(pixels)
         return ["a\nblue\0 bar " if one[0, 0, 2] > 128 else "" for one in pixels]
 
-    done = write_captions(folder, tmp_path / "out.csv", captioner, by="a test", size=32, batch=1)
+    done = write_captions(folder, tmp_path / "out.csv", captioner, by="a test", size=32)
     assert [one.shape for one in seen] == [(32, 32, 3)] * 2
     assert all(np.ptp(one.reshape(-1, 3), axis=0).max() == 0 for one in seen)
     assert list(csv.reader(done.file.open())) == [["file_name", "text", "written_by"], ["wide.png", "a blue bar", "a test"]]

@@ -11,6 +11,7 @@ import csv
 import io
 import json
 import re
+import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,12 +25,16 @@ from bowerbird.data.layouts.cub import Attribute, Part
 from bowerbird.data.layouts.cub import find as find_cub
 from bowerbird.data.layouts.lists import clean, distinct
 from bowerbird.data.pictures import Pictures, open_pictures
+from bowerbird.data.workers import DecodePool, Job
 from bowerbird.errors import PictureFolderError, RequestError
 from bowerbird.progress import OnProgress, Progress, tell
 from bowerbird.storage import Disk, disk_error, write_file
 
 OWN, KNOWN = "own", "known"  # whose captions
 WRITERS = {OWN: "the pictures' own files", KNOWN: "bowerbird, from classes, folders and attributes"}
+
+_LISTED_PX = 64  # what most people train at, so that it is decoded already
+_AT_ONCE = 16  # pictures a captioner gets at a time
 
 Captioner = Callable[[NDArray[np.uint8]], list[str]]  # (n, size, size, 3) pixels 0..255 -> n captions
 
@@ -253,7 +258,6 @@ def write_captions(
     by: str = WRITERS[KNOWN],
     size: int = 64,
     on_progress: OnProgress | None = None,
-    batch: int = 8,
 ) -> Written:
     """Write a .csv or .jsonl with file_name, text and written_by for each picture of `source` as the new file `out`.
 
@@ -264,7 +268,7 @@ def write_captions(
         raise RequestError(f"captions are written as .csv or .jsonl, not as {out.name!r}. Name another --out.")
     if out.exists():
         raise RequestError(f"{str(out)!r} is there already, and nothing is overwritten. Name another --out.")
-    pictures = open_pictures(source, size, "crop" if captioner is None else "pad", 0.0, 0, on_progress)
+    pictures = open_pictures(source, _LISTED_PX, on_progress=on_progress)
     if captioner is None:
         texts = from_what_is_known(pictures)
         if not any(texts):
@@ -273,7 +277,7 @@ def write_captions(
                 "Sort them into folders named after what they show, or let a captioner look: --with."
             )
     else:
-        texts = _looked_at(pictures, captioner, batch, on_progress)
+        texts = _looked_at(pictures, captioner, size, on_progress)
     rows = [(path, text) for path, several in zip(pictures.paths, texts, strict=True) for text in several]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -283,27 +287,42 @@ def write_captions(
     return Written(out, len(texts), len(rows), sum(not several for several in texts), by)
 
 
-def _looked_at(pictures: Pictures, captioner: Captioner, batch: int, on_progress: OnProgress | None) -> tuple[tuple[str, ...], ...]:
+def _looked_at(pictures: Pictures, captioner: Captioner, size: int, on_progress: OnProgress | None) -> tuple[tuple[str, ...], ...]:
     texts: list[tuple[str, ...]] = []
-    for start in range(0, len(pictures.paths), batch):
-        texts += [distinct([clean(text)]) for text in captioner(_whole(pictures, slice(start, start + batch)))]
+    for start in range(0, len(pictures.paths), _AT_ONCE):
+        rows = range(start, min(start + _AT_ONCE, len(pictures.paths)))
+        shown = _whole(pictures, rows, size)
+        said = captioner(np.stack([*shown.values()])) if shown else []
+        by_row = dict(zip(shown, said, strict=True))
+        texts += [distinct([clean(by_row.get(row, ""))]) for row in rows]
         tell(on_progress, Progress("caption", len(texts), len(pictures.paths)))
     return tuple(texts)
 
 
-def _whole(pictures: Pictures, rows: slice) -> NDArray[np.uint8]:
-    """The pictures without the white that fills their squares, stretched over the square: as captioners were taught to see them."""
+def _whole(pictures: Pictures, rows: Sequence[int], size: int) -> dict[int, NDArray[np.uint8]]:
+    """Whole pictures stretched over a square of `size`, as captioners were taught to see them; without those that went meanwhile.
+
+    They are decoded as safely as for training, at twice the size, and not kept.
+    """
     from PIL import Image
 
-    size = pictures.pixels.shape[1]
-    seen = []
-    for pixels, one in zip(pictures.pixels[rows], pictures.examined[rows], strict=True):
-        scale = size / max(one.width, one.height)
-        width, height = max(1, round(one.width * scale)), max(1, round(one.height * scale))
-        left, top = (size - width) // 2, (size - height) // 2
-        image = Image.fromarray(np.asarray(pixels)).crop((left, top, left + width, top + height))
-        seen.append(np.asarray(image.resize((size, size), Image.Resampling.BICUBIC)))
-    return np.stack(seen)
+    seen: dict[int, NDArray[np.uint8]] = {}
+    side = 2 * size
+    with tempfile.TemporaryDirectory() as folder:
+        pack = Path(folder) / "pictures.u8"
+        pack.touch()
+        jobs = [Job(pictures.paths[row], pictures.seen[pictures.paths[row]], slot) for slot, row in enumerate(rows)]
+        with DecodePool(pictures.root, pack, side, "pad", 1) as pool:
+            for job, verdict in pool.run(jobs):
+                if verdict.code:
+                    continue
+                pixels = np.fromfile(pack, np.uint8, count=side * side * 3, offset=job.slot * side * side * 3).reshape(side, side, 3)
+                scale = side / max(verdict.width, verdict.height)
+                width, height = max(1, round(verdict.width * scale)), max(1, round(verdict.height * scale))
+                left, top = (side - width) // 2, (side - height) // 2
+                image = Image.fromarray(pixels).crop((left, top, left + width, top + height))
+                seen[rows[job.slot]] = np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
+    return dict(sorted(seen.items()))
 
 
 def _table(rows: Iterable[tuple[str, str]], by: str, suffix: str) -> bytes:

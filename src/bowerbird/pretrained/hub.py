@@ -13,7 +13,7 @@ from bowerbird.errors import MissingExtraError, ModelError
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _AUTOENCODERS = ("vae", "vqvae")
 _FOLDERS = ("unet", *_AUTOENCODERS, "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler", "low_res_scheduler")
-_ROOT_FILES = ("model_index.json", "config.json", "scheduler_config.json")
+_ROOT_FILES = ("model_index.json", "config.json", "scheduler_config.json", "tokenizer.json", "preprocessor_config.json")
 _WEIGHTS = re.compile(r"(diffusion_pytorch_model|model)(\.fp16)?(-\d{5}-of-\d{5})?\.safetensors")
 
 
