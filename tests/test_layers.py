@@ -16,8 +16,8 @@ LAYERS = {
     "model_folder": 3, "run_folder": 3,
     "generate": 4, "evaluate": 4, "captioning": 4,
     "training": 5,
-    "jobs": 6,
-    "cli": 7, "__main__": 7,
+    "jobs": 6, "server": 7,
+    "cli": 8, "__main__": 8,
 }  # fmt: skip
 HEAVY = ("torch", "diffusers", "transformers", "matplotlib", "jinja2")
 

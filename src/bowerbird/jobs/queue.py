@@ -210,6 +210,15 @@ class Queue:
             time.sleep(POLL_SECONDS)
         return now
 
+    def glance(self, job_ids: Sequence[str]) -> dict[str, tuple[str, str | None]]:
+        """State and progress of many jobs at once, to see which of them changed."""
+        found: dict[str, tuple[str, str | None]] = {}
+        for start in range(0, len(job_ids), 500):
+            some = job_ids[start : start + 500]
+            rows = self._db.execute(f"SELECT id, state, progress FROM jobs WHERE id IN ({', '.join('?' * len(some))})", some)
+            found |= {row["id"]: (row["state"], row["progress"]) for row in rows}
+        return found
+
     def follow(self, job_id: str, timeout: float | None = None) -> Iterator[Job]:
         """The job now and at each change, until it is over or `timeout` seconds have passed."""
         end = None if timeout is None else time.monotonic() + timeout

@@ -1,0 +1,48 @@
+"""The faces that others use: `serve`, `mcp`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bowerbird.cli.app import app
+
+if TYPE_CHECKING:
+    from bowerbird.jobs import Catalogue
+
+Home = Annotated[Path | None, typer.Option(help="folder of the queue and its pictures; default $BOWERBIRD_HOME or the user's data folder")]
+Models = Annotated[
+    list[str] | None, typer.Option(help="a model, or a folder of models, to offer beside the bundled ones and the queue's runs")
+]
+
+
+@app.command()
+def serve(
+    context: typer.Context,
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8400,
+    host: Annotated[str, typer.Option(help="address to listen on; any but this machine's own needs a key")] = "127.0.0.1",
+    key_file: Annotated[Path | None, typer.Option(help="file with the key that clients must send")] = None,
+    home: Home = None,
+    models: Models = None,
+    max_waiting: Annotated[int, typer.Option(min=1, help="how many pictures may wait; more are told to ask again later")] = 1000,
+    keep_hours: Annotated[float, typer.Option(min=1, help="how long pictures painted for clients are kept")] = 24,
+) -> None:
+    """Serve pictures over HTTP, to clients of OpenAI's Images API, of AUTOMATIC1111 and our own."""
+    from bowerbird.jobs import Queue
+    from bowerbird.server.run import read_key, serve
+
+    queue = Queue(home, max_waiting)
+    key = read_key(key_file) if key_file is not None else None
+    options = context.obj
+    typer.echo(f"http://{host}:{port}/v1 speaks OpenAI's Images API; the queue is in {queue.home}; Ctrl-C ends it", err=True)
+    devices = options.device.split(",") if options.device else [None]
+    serve(queue, _catalogue(queue.home, models), host, port, key, devices, options.precision, keep_hours)
+
+
+def _catalogue(home: Path, models: list[str] | None) -> Catalogue:
+    from bowerbird.jobs import Catalogue
+
+    folders = [Path(each) for each in models or [] if Path(each).is_dir()]
+    return Catalogue([home / "runs", *folders], [each for each in models or [] if not Path(each).is_dir()])
