@@ -239,11 +239,12 @@ class Reporter:
 
     def on_progress(self, event: Progress) -> bool:
         """Pass the event on, at most ten times a second; False when nobody waits for the work any more."""
+        if event.stage in ("forecast", "note"):
+            self.notes.append(event.note)
+            return self._goes_on()
         now = time.monotonic()
         if event.stage != self._phase:
             self._phase, self._since, self._done_then, self._told = event.stage, now, event.done, 0.0
-        if event.stage in ("forecast", "note") and event.note:
-            self.notes.append(event.note)
         new_preview = self._keep_preview(event)
         if now - self._told >= _REPORT_SECONDS or new_preview:
             self._told = now
@@ -251,6 +252,9 @@ class Reporter:
             progress = self._progress(event, now)
             for job_id in self.open:
                 self.queue.report(job_id, self.lease, progress)
+        return self._goes_on()
+
+    def _goes_on(self) -> bool:
         return not self._stopping() and bool(self.held() & self.wanted)
 
     def held(self) -> set[str]:

@@ -16,7 +16,29 @@ FILE = "words.json"
 MAX_PHRASES, MAX_COMPANY, MAX_WORDS = 400, 16, 5
 MAX_FILE_BYTES = 2**20
 
-_LITTLE = ["of", "with", "and", "or", "in", "on", "at", "is", "are", "has", "have", "that", "which", "this", "its", "it", "from", "by", "for", "to", "as"]
+_LITTLE = [
+    "of",
+    "with",
+    "and",
+    "or",
+    "in",
+    "on",
+    "at",
+    "is",
+    "are",
+    "has",
+    "have",
+    "that",
+    "which",
+    "this",
+    "its",
+    "it",
+    "from",
+    "by",
+    "for",
+    "to",
+    "as",
+]
 _ARTICLES = ["a", "an", "the", "some"]
 _BREAK = re.compile(rf"[^\w\s'-]+|\b(?:{'|'.join(_LITTLE)})\b")
 _ARTICLE = re.compile(rf"^(?:{'|'.join(_ARTICLES)})\s+")

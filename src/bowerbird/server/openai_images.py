@@ -30,8 +30,11 @@ from bowerbird.server.uploads import keep_mask, keep_picture
 
 MAX_COUNT = 10
 # Fields of PaintRequest that a client may set beside OpenAI's own; none that names a file.
-_EXTRA = ("negative", "label", "seed", "steps", "sampler", "guidance", "speed", "styles", "outpaint", "strength", "exact")
-_FINER = {"hd": "fine", "high": "fine", "xhigh": "fine", "max": "fine", "low": "fast"}
+_EXTRA = (
+    *("negative", "label", "seed", "steps", "sampler", "guidance", "speed", "preset", "styles", "expand", "literal"),
+    *("outpaint", "strength", "detail", "exact"),
+)
+_SPEEDS = {"hd": "quality", "high": "quality", "xhigh": "quality", "max": "quality", "low": "extreme"}
 Quality = Literal["standard", "hd", "low", "medium", "high", "xhigh", "max", "auto"]
 
 
@@ -185,7 +188,7 @@ async def _answer(serving: Serving, request: Request, asked: Any, event: str, pi
         **pictures,
     }
     if fields["speed"] is None and entry.kind in ("diffusers", "checkpoint"):
-        fields["speed"] = _FINER.get(asked.quality or "")
+        fields["speed"] = _SPEEDS.get(asked.quality or "")
     asked_for, notes = paint_request(entry, asked.prompt, fields)
     kind: Kind = "paint"
     if asked.stream:
@@ -288,8 +291,8 @@ async def _read_form(request: Request) -> tuple[Any, bytes, bytes | None]:
                 files[plain].append(await value.read())
             elif plain in files:
                 raise ApiError(400, f"{plain} is a file, not text; no URL is fetched.", param=plain, code="invalid_image")
-            elif plain == "styles":
-                fields.setdefault("styles", []).append(value)
+            elif plain in ("styles", "literal"):
+                fields.setdefault(plain, []).append(value)
             else:
                 fields[plain] = _plain(plain, value)
     if len(files["image"]) != 1 or len(files["mask"]) > 1:
