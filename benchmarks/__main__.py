@@ -47,7 +47,7 @@ def main() -> None:
     run.add_argument("--size", type=int, default=64, help="side of the pictures in pixels")
     run.add_argument("--count", type=int, default=1000, help="pictures to paint and judge")
     run.add_argument("--steps", type=int, help="sampling steps; by default the entrant's own")
-    run.add_argument("--network", default="ddpm-small", help="speed, startup: which U-Net")
+    run.add_argument("--network", default="small", help="speed, startup: which U-Net")
     run.add_argument("--work", type=Path, default=Path("runs/benchmarks"), help="where models and reports go")
     chart = verbs.add_parser("chart", help="draw KID against minutes")
     chart.add_argument("target", type=Path)

@@ -112,7 +112,8 @@ def step_ours(folder: Path) -> dict[str, Any]:
     from bowerbird.storage import Disk
     from bowerbird.training import loop
     from bowerbird.training.parallel import World
-    from bowerbird.training.run import start_or_resume
+    from bowerbird.training.resume import start_or_resume
+    from bowerbird.training.run import Setup
     from bowerbird.training.signals import StopSignals
 
     def milliseconds(work: Callable[[], object], times: int) -> float:
@@ -125,7 +126,7 @@ def step_ours(folder: Path) -> dict[str, Any]:
     torch.set_num_threads(1)
     recipe = read_recipe("pixel-64")
     with tempfile.TemporaryDirectory() as out:
-        run = start_or_resume(Path(out), recipe, open_pictures(folder, SIZE), torch.device("cpu"), Disk(), StopSignals(), World())
+        run = start_or_resume(Setup(Path(out), recipe, open_pictures(folder, SIZE), torch.device("cpu"), Disk(), StopSignals(), World()))
         assert run is not None
         batch = recipe.train.batch
         samples = np.arange(batch)

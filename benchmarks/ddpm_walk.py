@@ -28,11 +28,12 @@ from benchmarks import machine
 from bowerbird import hardware
 from bowerbird.diffusion.loss import WEIGHTINGS, denoising_loss, normalised
 from bowerbird.diffusion.prediction import add_noise
-from bowerbird.generate import OwnPainter, find_model_folder
+from bowerbird.locate import locate
 from bowerbird.model_folder import open_model_folder
-from bowerbird.models.build import levels_of
+from bowerbird.painter import OwnPainter
 from bowerbird.recipe import check_recipe
 from bowerbird.request import PaintRequest
+from bowerbird.training.build import levels_of
 from bowerbird.training.checkpoint import new_state
 
 
@@ -43,7 +44,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    folder = find_model_folder(options.run)
+    folder = locate(options.run).path
     record = {
         "machine": hardware.describe(torch.device("cpu")),
         "torch": torch.__version__,
@@ -57,8 +58,7 @@ def compare_painting(folder: Path, count: int) -> dict[str, float]:
     """Seconds per picture of each, and the mean difference in steps of 1/255 to the exact end of the same path."""
     pipeline = DDPMPipeline.from_pretrained(folder, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
-    model, manifest = open_model_folder(folder)
-    painter = OwnPainter(str(folder), model, manifest)
+    painter = OwnPainter(str(folder), open_model_folder(folder))
 
     def paint(**fields: object) -> tuple[np.ndarray, float]:
         begun = time.perf_counter()
@@ -83,8 +83,9 @@ def compare_painting(folder: Path, count: int) -> dict[str, float]:
 
 def compare_training(folder: Path, batch: int, rounds: int) -> dict[str, float]:
     """Both steps on copies of one U-Net and the same pictures, in turns; the median of the rounds."""
-    model, manifest = open_model_folder(folder)
-    recipe = check_recipe(manifest.training["recipe"])
+    opened = open_model_folder(folder)
+    model, recipe = opened.denoiser, check_recipe(opened.about.training["recipe"])
+    assert model is not None
     x0 = torch.rand(batch, *model.spec.sample_shape) * 2 - 1
     ours, theirs = our_step(model, recipe, x0), diffusers_step(model, x0)
     seconds: dict[str, list[float]] = {"ours": [], "theirs": []}

@@ -61,14 +61,15 @@ def _open_ours(out: Path) -> Paint:
 
 
 def _our_training(out: Path) -> dict[str, Any]:
-    from bowerbird.generate import find_model_folder
+    from bowerbird.locate import locate
     from bowerbird.model_folder import open_model_folder
 
-    model, manifest = open_model_folder(find_model_folder(out))  # the best by held-out error, seldom the last: see `best_after`
-    told = manifest.training
+    model = open_model_folder(locate(out).path)  # the best by held-out error, seldom the last: see `best_after`
+    assert model.denoiser is not None
+    told = model.about.training
     return {
         "pictures_seen": told["recipe"]["train"]["pictures"],
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": sum(p.numel() for p in model.denoiser.parameters()),
         "best_after": told["pictures_seen"],
         "recipe": told["recipe"],
     }

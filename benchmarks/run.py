@@ -114,7 +114,7 @@ def speed(options: argparse.Namespace) -> Found:
     ours, theirs = [], []
     theirs_recipe = Recipe(unet_class()(**unet_config(options.network, options.size, 3, 0, 0.0)))
     draw = batches(bench.folder)
-    recipe = read_recipe("pixel-64-ddpm", [f"model.size={options.network}", f"data.size={options.size}", f"train.batch={BATCH}"])
+    recipe = read_recipe("pixel-64-ddpm", [f"unet.size={options.network}", f"data.size={options.size}", f"train.batch={BATCH}"])
     for number in range(rounds):
         stamps: list[float] = []
 
@@ -148,14 +148,14 @@ def startup(options: argparse.Namespace) -> Found:
     run = options.work / f"startup-{options.network}"
     if not run.exists():
         train = [sys.executable, "-m", "bowerbird", "train", str(bench.folder), "--out", str(run), "--recipe", "pixel-64-ddpm"]
-        settings = (f"model.size={options.network}", "train.batch=1", "data.held_out=0", "sample.count=1", "sample.steps=1")
+        settings = (f"unet.size={options.network}", "train.batch=1", "data.held_out=0", "sample.count=1", "sample.steps=1")
         sets = [word for setting in settings for word in ("--set", setting)]
         machine.run_child([*train, "--pictures", "1", *sets], options.work / "startup.log")
-    from bowerbird.generate import find_model_folder
+    from bowerbird.locate import locate
 
     theirs = (
         "from diffusers import DDIMScheduler, DDPMPipeline; "
-        f"p = DDPMPipeline.from_pretrained({str(find_model_folder(run))!r}); p.scheduler = DDIMScheduler.from_config(p.scheduler.config); "
+        f"p = DDPMPipeline.from_pretrained({str(locate(run).path)!r}); p.scheduler = DDIMScheduler.from_config(p.scheduler.config); "
         "p(num_inference_steps=20).images[0].save('/dev/null', 'PNG')"
     )
     python, ours = [sys.executable, "-c"], [sys.executable, "-m", "bowerbird"]

@@ -16,9 +16,10 @@ from bowerbird.data import open_pictures
 from bowerbird.recipe import read_recipe
 from bowerbird.storage import Disk
 from bowerbird.training import loop
-from bowerbird.training.budget import measure_memory
+from bowerbird.training.memory import measure_memory
 from bowerbird.training.parallel import World
-from bowerbird.training.run import start_or_resume
+from bowerbird.training.resume import start_or_resume
+from bowerbird.training.run import Setup
 from bowerbird.training.signals import StopSignals
 
 
@@ -27,7 +28,7 @@ def main(pictures: str, name: str, *settings: str) -> None:
     recipe = read_recipe(name, settings)
     with tempfile.TemporaryDirectory() as out:
         shown = open_pictures(Path(pictures), recipe.data.size)
-        run = start_or_resume(Path(out), recipe, shown, torch.device("cpu"), Disk(), StopSignals(), World())
+        run = start_or_resume(Setup(Path(out), recipe, shown, torch.device("cpu"), Disk(), StopSignals(), World()))
         assert run is not None
         memory = measure_memory(run)
         loop._update(run)  # the moments are made

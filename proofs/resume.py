@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import platform
 import random
@@ -16,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -165,7 +165,7 @@ PARTS: dict[str, Callable[[Path, Path], dict[str, Any]]] = {
 
 def main() -> None:
     torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
+    logging.disable()
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     versions = {"python": platform.python_version(), "torch": torch.__version__}
     document: dict[str, Any] = {"seed": SEED, "versions": versions, "commit": commit, "parts": {}}

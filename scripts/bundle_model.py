@@ -10,12 +10,11 @@ and never saw `bench` or `held`, on which benchmarks train and are judged.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-import torch
-
-from bowerbird.generate import BUNDLED, find_model_folder, open_autoencoder
-from bowerbird.model_folder import open_latent_space, open_model_folder, open_representations, read_manifest, save_model
+from bowerbird.locate import BUNDLED, locate
+from bowerbird.model_folder import open_model_folder, save_model
 from bowerbird.storage import Disk
 
 LICENCE = (
@@ -26,15 +25,13 @@ LICENCE = (
 
 def main() -> None:
     run, name = sys.argv[1:]
-    folder = find_model_folder(run)
-    manifest = read_manifest(folder).model_copy(update={"licence": LICENCE})
-    samples = (folder / "samples.png").read_bytes()
-    if manifest.rung == "autoencoder":
-        save_model(Disk(), BUNDLED / name, open_autoencoder(folder, torch.device("cpu")).half(), manifest, samples)
-    else:
-        model, space = open_model_folder(folder)[0].half(), open_latent_space(folder, manifest)
-        space.autoencoder.half()
-        save_model(Disk(), BUNDLED / name, model, manifest, samples, space, open_representations(folder))
+    place = locate(run)
+    model = open_model_folder(place.path)
+    model = replace(model, about=model.about.model_copy(update={"licence": LICENCE}))
+    for network in (model.denoiser, model.space.autoencoder):
+        if network is not None:
+            network.half()
+    save_model(Disk(), BUNDLED / name, model, (place.path / "samples.png").read_bytes())
     print(BUNDLED / name, sum(file.stat().st_size for file in Path(BUNDLED / name).rglob("*") if file.is_file()), "bytes")
 
 

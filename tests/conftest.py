@@ -44,7 +44,7 @@ def tiny_recipe(**sections: dict[str, object]) -> Recipe:
     """A run of a dozen updates on 16x16 pictures; sections override, as tiny_recipe(train={"lr": 1})."""
     fields: dict[str, dict[str, object]] = {
         "data": {"size": 16},
-        "model": {"size": "micro", "patch": 4},
+        "transformer": {"size": "micro", "patch": 4},
         "train": {"pictures": 96, "batch": 8, "warmup": 16, "save_every": 16},
         "sample": {"every_epochs": 1, "count": 4, "steps": 2},
     }

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from bowerbird.errors import RequestError
-from bowerbird.generate import OwnPainter, PictureNoise, open_model
-from bowerbird.model_folder import Manifest, SamplingDefaults
+from bowerbird.generate import open_model
+from bowerbird.painter import OwnPainter, PictureNoise
 from bowerbird.picture_metadata import read_metadata, save_picture
 from bowerbird.progress import Cancelled, Progress
 from bowerbird.request import PaintRequest
@@ -19,11 +19,7 @@ from tests.test_model_folder import stirred
 
 @pytest.fixture(scope="module")
 def painter() -> OwnPainter:
-    model = stirred(tiny_recipe(), labels=2)
-    manifest = Manifest(
-        rung="pixel", denoiser=model.spec, labels=("cat", "dog"), sampling=SamplingDefaults(sampler="dpm++2m", steps=4, guidance=2.0)
-    )
-    return OwnPainter("m", model, manifest)
+    return OwnPainter("m", stirred(tiny_recipe(), ("cat", "dog")))
 
 
 def pixels(picture: Image.Image) -> np.ndarray:
@@ -56,8 +52,8 @@ def test_every_sampler_paints_and_repeats(painter: OwnPainter, sampler: str) -> 
 
 
 def test_guidance_towards_nothing_changes_nothing_and_costs_nothing(painter: OwnPainter, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls, network = [], painter.model.network.forward
-    monkeypatch.setattr(painter.model.network, "forward", lambda *inputs: calls.append(1) or network(*inputs))
+    calls, network = [], painter.denoiser.network.forward
+    monkeypatch.setattr(painter.denoiser.network, "forward", lambda *inputs: calls.append(1) or network(*inputs))
     (plain,) = painter.paint(ask(seed=1, guidance=1))
     (guided,) = painter.paint(ask(seed=1, guidance=7))
     assert plain.picture.tobytes() == guided.picture.tobytes()
@@ -120,7 +116,7 @@ def test_progress_previews_and_cancelling(painter: OwnPainter) -> None:
     [
         ({"label": "cot"}, "Did you mean 'cat'"),
         ({"sampler": "eulr"}, "Did you mean 'euler'"),
-        ({"prompt": "a bird"}, "cannot use 'prompt'"),
+        ({"prompt": "a bird"}, "reads no prompt"),
         ({"image": "x.png"}, "cannot use 'image'"),
         ({"speed": "fast"}, "cannot use 'speed'"),
     ],
@@ -137,4 +133,4 @@ def test_a_model_from_python(tmp_path: Path) -> None:
     saved(tmp_path / "m", tiny_recipe())
     (painted,) = bowerbird.load(tmp_path / "m", device="cpu").paint(ask(seed=0))
     assert painted.picture.size == (16, 16)
-    assert open_model(tmp_path / "m", torch.device("cpu")).describe()["rung"] == "pixel"
+    assert open_model(tmp_path / "m", torch.device("cpu")).describe()["kind"] == "pixel"

@@ -9,16 +9,24 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parents[1] / "src" / "bowerbird"
 
-LAYERS = {
-    "errors": 0, "progress": 0, "draws": 0, "recipe": 0, "request": 0, "hardware": 0,
-    "prompts": 1, "storage": 1, "weights": 1, "cache": 1, "pixels": 1, "pages": 1, "picture_metadata": 1, "diffusion": 1, "convert": 1,
-    "data": 2, "models": 2, "conditions": 2, "pretrained": 2, "safety": 2,
-    "model_folder": 3, "run_folder": 3,
-    "generate": 4, "evaluate": 4, "captioning": 4,
-    "training": 5,
-    "jobs": 6, "server": 7,
-    "cli": 8, "__main__": 8,
-}  # fmt: skip
+# The floors of the house, from the ground up; a room is a file or a folder of the package.
+FLOORS = (
+    "errors progress draws formats",
+    "recipe request storage cache",
+    "prompts hardware weights pixels pages picture_metadata convert diffusion",
+    "data models",
+    "conditions pretrained safety captioning",
+    "model_folder",
+    "run_folder painter",
+    "locate",
+    "generate",
+    "evaluate",
+    "training",
+    "jobs",
+    "server mcp",
+    "cli __main__",
+)
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
 HEAVY = ("torch", "diffusers", "transformers", "matplotlib", "jinja2")
 
 
@@ -26,8 +34,8 @@ def modules() -> dict[str, Path]:
     return {path.relative_to(SOURCE).with_suffix("").as_posix(): path for path in SOURCE.rglob("*.py")}
 
 
-def imports(path: Path, top_level_only: bool = False) -> set[str]:
-    """Names of the modules that a file imports; those under TYPE_CHECKING do not run and do not count."""
+def imports(path: Path, top_level_only: bool = False, types_too: bool = False) -> set[str]:
+    """Names of the modules that a file imports; those under TYPE_CHECKING do not run and do not count, unless asked for."""
     tree = ast.parse(path.read_text())
     guarded = {
         id(n) for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test) for n in ast.walk(node)
@@ -35,7 +43,7 @@ def imports(path: Path, top_level_only: bool = False) -> set[str]:
     nodes = tree.body if top_level_only else ast.walk(tree)
     found: set[str] = set()
     for node in nodes:
-        if id(node) in guarded:
+        if id(node) in guarded and not types_too:
             continue
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
@@ -44,16 +52,36 @@ def imports(path: Path, top_level_only: bool = False) -> set[str]:
     return found
 
 
+def imported_files(path: Path) -> set[str]:
+    """The files of the package that a file imports, those it only needs for types too."""
+    known = modules()
+    places = ["/".join(name.split(".")[1:]) for name in imports(path, types_too=True) if name.startswith("bowerbird.")]
+    files = {file for place in places for file in (place, f"{place}/__init__") if file in known}
+    # `from package import module` needs the module alone
+    return {file for file in files if not (file.endswith("/__init__") and any(one.startswith(file[:-8]) for one in files - {file}))}
+
+
 def test_imports_point_downwards() -> None:
     for name, path in modules().items():
         own = name.split("/")[0]
         if own == "__init__":
             continue
-        assert own in LAYERS, f"{name} is not in the table of layers"
-        for imported in imports(path):
-            parts = imported.split(".")
-            if parts[0] == "bowerbird" and len(parts) > 1 and parts[1] in LAYERS:
-                assert LAYERS[parts[1]] <= LAYERS[own], f"{name} (layer {LAYERS[own]}) imports {imported}"
+        assert own in FLOOR, f"{name} is not in the table of floors"
+        for other in imported_files(path):
+            room = other.split("/")[0]
+            assert room == "__init__" or FLOOR[room] <= FLOOR[own], f"{name} (floor {FLOOR[own]}) imports {other} (floor {FLOOR[room]})"
+
+
+def test_no_two_files_need_each_other() -> None:
+    """File by file, whatever the floor: a circle is one file that was cut in the wrong place."""
+    needs = {name: imported_files(path) - {name} for name, path in modules().items() if name != "__init__"}
+    while True:
+        free = {name for name, others in needs.items() if not others & needs.keys()}
+        if not free:
+            break
+        needs = {name: others for name, others in needs.items() if name not in free}
+    circles = {name: sorted(others & needs.keys()) for name, others in needs.items()}
+    assert not circles, f"these need each other, in a circle: {circles}"
 
 
 def test_the_worlds_checkpoints_are_opened_in_models_alone() -> None:

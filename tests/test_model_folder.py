@@ -7,43 +7,47 @@ import numpy as np
 import pytest
 import torch
 
+from bowerbird.conditions.label import Label
 from bowerbird.errors import ModelError
-from bowerbird.generate import OwnPainter, open_model
-from bowerbird.model_folder import MANIFEST, Manifest, SamplingDefaults, open_model_folder, read_manifest, save_model
-from bowerbird.models.build import build_denoiser
-from bowerbird.models.denoiser import Denoiser
+from bowerbird.generate import open_model
+from bowerbird.model_folder import MANIFEST, Model, SamplingDefaults, open_model_folder, save_model
+from bowerbird.painter import OwnPainter
 from bowerbird.recipe import Recipe
 from bowerbird.request import PaintRequest
 from bowerbird.storage import Disk, read_sealed, seal
+from bowerbird.training.build import build_denoiser
 from tests.conftest import tiny_recipe
 
 DDPM = {
-    "model": {"network": "unet", "size": "ddpm-micro"},
+    "model": {"network": "unet"},
+    "unet": {"size": "micro"},
     "diffusion": {"prediction": "eps", "weighting": "eps", "noise_levels": "uniform-t"},
 }
 
 
-def stirred(recipe: Recipe, labels: int = 0) -> Denoiser:
+def stirred(recipe: Recipe, labels: tuple[str, ...] = ()) -> Model:
     torch.manual_seed(0)
-    model = build_denoiser(recipe, (3, 16, 16), labels)
-    for parameter in model.parameters():
+    conditions = {"label": Label(labels)} if labels else {}
+    denoiser = build_denoiser(recipe, (3, 16, 16), conditions)
+    for parameter in denoiser.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
-    return model.eval()
+    sampling = SamplingDefaults(sampler="dpm++2m", steps=4, guidance=2.0 if labels else 1.0)
+    return Model(denoiser.eval(), conditions=conditions, sampling=sampling)
 
 
-def saved(folder: Path, recipe: Recipe, labels: tuple[str, ...] = ()) -> Denoiser:
-    model = stirred(recipe, len(labels))
-    manifest = Manifest(rung="pixel", denoiser=model.spec, labels=labels, sampling=SamplingDefaults(sampler="dpm++2m", steps=4))
-    save_model(Disk(), folder, model, manifest, b"not looked at")
+def saved(folder: Path, recipe: Recipe, labels: tuple[str, ...] = ()) -> Model:
+    model = stirred(recipe, labels)
+    save_model(Disk(), folder, model, b"not looked at")
     return model
 
 
 @pytest.mark.parametrize("recipe", [tiny_recipe(), tiny_recipe(**DDPM)], ids=["transformer", "unet"])
 def test_a_saved_model_answers_as_before(tmp_path: Path, recipe: Recipe) -> None:
     model = saved(tmp_path / "m", recipe)
-    opened, _ = open_model_folder(tmp_path / "m")
+    opened = open_model_folder(tmp_path / "m")
+    assert model.denoiser is not None and opened.denoiser is not None
     x, sigma = torch.randn(2, 3, 16, 16), torch.tensor([0.3, 5.0])
-    assert torch.equal(model(x, sigma), opened(x, sigma))
+    assert torch.equal(model.denoiser(x, sigma), opened.denoiser(x, sigma))
 
 
 def test_a_ddpm_opens_in_diffusers_and_paints_the_same(tmp_path: Path) -> None:
@@ -54,7 +58,7 @@ def test_a_ddpm_opens_in_diffusers_and_paints_the_same(tmp_path: Path) -> None:
     pipeline = DDPMPipeline.from_pretrained(tmp_path / "m", local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     theirs = pipeline(generator=torch.Generator().manual_seed(5), num_inference_steps=50, output_type="np").images[0]
-    painter = OwnPainter("m", model, read_manifest(tmp_path / "m"))
+    painter = OwnPainter("m", model)
     (ours,) = painter.paint(PaintRequest(model="m", sampler="ddpm", steps=50, seed=5))
     difference = abs(torch.tensor(theirs) * 255 - torch.tensor(np.asarray(ours.picture, dtype=np.float32)))
     assert difference.max() < 1  # theirs is not rounded to whole steps of 1/255, ours is

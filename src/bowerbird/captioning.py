@@ -24,7 +24,8 @@ from bowerbird import draws
 from bowerbird.data.layouts.cub import Attribute, Part
 from bowerbird.data.layouts.cub import find as find_cub
 from bowerbird.data.layouts.lists import clean, distinct
-from bowerbird.data.pictures import Pictures, open_pictures
+from bowerbird.data.picture_set import Pictures
+from bowerbird.data.pictures import open_pictures
 from bowerbird.data.workers import DecodePool, Job
 from bowerbird.errors import PictureFolderError, RequestError
 from bowerbird.progress import OnProgress, Progress, tell

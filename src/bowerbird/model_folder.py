@@ -4,7 +4,7 @@
       bowerbird.json            the manifest below, sealed, with the hash of every file
       transformer/ | unet/      config.json and weights; an autoencoder's folder has none
       vae/                      of a latent model, and of an autoencoder
-      representations.safetensors    what its training pictures show, of a model that is told (conditions/image_embedding.py)
+      image_embeddings.safetensors ...    what its conditions keep (conditions/)
       scheduler/                for a U-Net: diffusers' scheduler config
       model_index.json          exactly when a diffusers pipeline can paint from this folder
       samples.png               what it paints
@@ -15,16 +15,18 @@ Parts are named as diffusers names them, so the folder is its own export.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
+import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from torch import nn
 
 from bowerbird import __version__, weights
-from bowerbird.conditions.image_embedding import COMPONENTS, Representations
-from bowerbird.errors import ModelError
+from bowerbird.conditions import Condition, known_conditions, network_parts
+from bowerbird.errors import ModelError, did_you_mean
+from bowerbird.formats import FORMAT_VERSION, upgrade_manifest, upgrade_tensor_name, upgrade_transformer
 from bowerbird.models.autoencoder import OURS, Autoencoder, AutoencoderConfig, ConvAutoencoder, LatentSpace, Rgb
 from bowerbird.models.denoiser import Denoiser, DenoiserSpec
 from bowerbird.models.transformer import Transformer, TransformerConfig
@@ -34,11 +36,9 @@ from bowerbird.storage import Disk, verify_folder, write_folder
 
 MANIFEST = "bowerbird.json"
 Config = TypeVar("Config")
-FORMAT_VERSION = 1
 _UNET_WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 _TRANSFORMER_WEIGHTS = "transformer/model.safetensors"
 _VAE_WEIGHTS = f"vae/{ConvAutoencoder.weights_name}"
-_REPRESENTATIONS = "representations.safetensors"
 
 
 class SamplingDefaults(BaseModel):
@@ -58,77 +58,128 @@ class LatentScale(BaseModel):
     std: tuple[float, ...]
 
 
-class Manifest(BaseModel):
-    """What a model folder says of itself."""
+class About(BaseModel):
+    """What a model says of itself beyond what is needed to use it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format_version: int = FORMAT_VERSION
-    written_by: str = f"bowerbird {__version__}"
-    rung: str  # "pixel", "latent" or "autoencoder": which step of the ladder
-    denoiser: DenoiserSpec | None = None
-    latents: LatentScale | None = None
-    labels: tuple[str, ...] = ()
-    sampling: SamplingDefaults | None = None
     training: dict[str, Any] = {}  # recipe, pictures seen, data fingerprint, hardware, hours
     scores: dict[str, Any] = {}
     licence: str = "The weights are yours; the pictures they were trained on keep their licences."
+
+
+class Manifest(About):
+    """bowerbird.json, without its seal."""
+
+    format_version: int = FORMAT_VERSION
+    written_by: str = f"bowerbird {__version__}"
+    kind: str  # "pixel", "latent" or "autoencoder"
+    denoiser: DenoiserSpec | None = None
+    latents: LatentScale | None = None
+    conditions: dict[str, dict[str, Any]] = {}
+    sampling: SamplingDefaults | None = None
     files: dict[str, Any] = {}
 
 
-def save_model(
-    disk: Disk,
-    target: Path,
-    model: nn.Module,
-    manifest: Manifest,
-    samples_png: bytes,
-    space: LatentSpace | None = None,
-    representations: Representations | None = None,
-) -> None:
-    """Write a denoiser, with the space it learnt on, or an autoencoder as the new folder `target`; it exists whole or not at all."""
-    autoencoder = model if isinstance(model, Autoencoder) else space.autoencoder if space else Rgb()
-    parts = _parts(model, autoencoder, manifest, samples_png, representations)
-    write_folder(disk, target, parts, MANIFEST, manifest.model_dump(mode="json", exclude={"files"}))
+@dataclass(frozen=True)
+class Model:
+    """A model whole: what training leaves, a folder holds, and painting needs.
 
+    denoiser: None of an autoencoder.  space: what it learnt on; of an autoencoder, its own.
+    """
 
-def open_model_folder(folder: Path) -> tuple[Denoiser, Manifest]:
-    """The model of a folder and its manifest.  ModelError when anything is missing, damaged, or from a newer Bowerbird."""
-    manifest = read_manifest(folder)
-    if manifest.denoiser is None:
-        raise ModelError(
-            f"{str(folder)!r} is an autoencoder, which paints nothing by itself. Train a model on its latents: "
-            f"bowerbird train PICTURES --recipe latent-64 --set model.autoencoder={folder}"
+    denoiser: Denoiser | None
+    space: LatentSpace = field(default_factory=lambda: LatentSpace(Rgb()))
+    conditions: Mapping[str, Condition] = field(default_factory=dict)
+    sampling: SamplingDefaults | None = None
+    about: About = field(default_factory=About)
+
+    @property
+    def kind(self) -> str:
+        if self.denoiser is None:
+            return "autoencoder"
+        return "pixel" if isinstance(self.space.autoencoder, Rgb) else "latent"
+
+    def to(self, device: torch.device) -> Self:
+        """The same on `device`; networks move in place."""
+        if self.denoiser is not None:
+            self.denoiser.to(device)
+        self.space.to(device)
+        return self
+
+    def manifest(self) -> Manifest:
+        space = self.space
+        scale = LatentScale(mean=tuple(space.mean.flatten().tolist()), std=tuple(space.std.flatten().tolist()))
+        return Manifest(
+            kind=self.kind,
+            denoiser=self.denoiser.spec if self.denoiser else None,
+            latents=scale if self.kind == "latent" else None,
+            conditions={name: condition.settings() for name, condition in self.conditions.items()},
+            sampling=self.sampling,
+            **self.about.model_dump(include=set(About.model_fields)),
         )
-    if (folder / "transformer").is_dir():
-        config = _read_json(folder / "transformer/config.json")
-        network: Transformer | UNet = Transformer(_checked(TransformerConfig, config, folder))
-        weights.load_into(network, weights.load(folder / _TRANSFORMER_WEIGHTS), str(folder / "transformer"))
-    else:
-        network = UNet(unet_class().from_config(_read_json(folder / "unet/config.json")))
-        weights.load_into(network.network, weights.load(folder / _UNET_WEIGHTS), str(folder / "unet"))
-    return Denoiser(network, manifest.denoiser).eval(), manifest
+
+    def describe(self) -> dict[str, Any]:
+        """The manifest for people: everything but the file hashes."""
+        return self.manifest().model_dump(mode="json", exclude={"files"})
 
 
-def open_latent_space(folder: Path, manifest: Manifest) -> LatentSpace:
-    """What the model of the folder learnt on: the latents of the autoencoder beside it, or pixels."""
-    if manifest.latents is None:
-        return LatentSpace(Rgb())
-    return LatentSpace(open_autoencoder_part(folder), manifest.latents.mean, manifest.latents.std)
+def save_model(disk: Disk, target: Path, model: Model, samples_png: bytes) -> None:
+    """Write a model as the new folder `target`; it exists whole or not at all."""
+    parts = _parts(model, samples_png)
+    write_folder(disk, target, parts, MANIFEST, model.manifest().model_dump(mode="json", exclude={"files"}))
 
 
-def open_representations(folder: Path) -> Representations | None:
-    """What the training pictures of the folder's model show; None of a model that is not told."""
-    path = folder / _REPRESENTATIONS
-    if not path.is_file():
-        return None
-    tensors = weights.load(path)
-    components, labels = tensors.get("components"), tensors.get("labels")
-    if components is None or labels is None or components.shape != (len(labels), COMPONENTS) or not len(labels):
-        raise ModelError(f"{str(path)!r} does not hold representations of {COMPONENTS} components. Restore it, or use another copy.")
-    return Representations(components.float(), labels)
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a folder of which every listed file is there with its hash; ModelError else, or from a newer Bowerbird."""
+    document = verify_folder(folder, MANIFEST)
+    version = document.get("format_version")
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise ModelError(
+            f"{str(folder)!r} has format {version}, newer than this Bowerbird reads ({FORMAT_VERSION}). Upgrade: pip install -U bowerbird"
+        )
+    try:
+        return Manifest.model_validate(upgrade_manifest(document))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ModelError(f"the manifest of {str(folder)!r} is wrong at {where!r}: {first['msg']}. Use another copy.") from error
 
 
-def open_autoencoder_part(folder: Path) -> Autoencoder:
+def open_model_folder(folder: Path, manifest: Manifest | None = None) -> Model:
+    """The model of a folder; with `manifest`, of one that was verified already.  ModelError when anything is missing or damaged."""
+    manifest = manifest or read_manifest(folder)
+    about = About(**manifest.model_dump(include=set(About.model_fields)))
+    if manifest.denoiser is None:
+        return Model(None, LatentSpace(_open_autoencoder(folder)), about=about)
+    space = LatentSpace(Rgb())
+    if manifest.latents is not None:
+        space = LatentSpace(_open_autoencoder(folder), manifest.latents.mean, manifest.latents.std)
+    return Model(
+        Denoiser(_open_network(folder), manifest.denoiser).eval(), space, _open_conditions(folder, manifest), manifest.sampling, about
+    )
+
+
+def _open_network(folder: Path) -> Transformer | UNet:
+    if not (folder / "transformer").is_dir():
+        unet = UNet(unet_class().from_config(_read_json(folder / "unet/config.json")))
+        weights.load_into(unet.network, weights.load(folder / _UNET_WEIGHTS), str(folder / "unet"))
+        return unet
+    config = _checked(TransformerConfig, upgrade_transformer(_read_json(folder / "transformer/config.json")), folder)
+    network = Transformer(config, network_parts(config.conditions, config.width))
+    tensors = {upgrade_tensor_name(name): tensor for name, tensor in weights.load(folder / _TRANSFORMER_WEIGHTS).items()}
+    weights.load_into(network, tensors, str(folder / "transformer"))
+    return network
+
+
+def _open_conditions(folder: Path, manifest: Manifest) -> dict[str, Condition]:
+    known = known_conditions()
+    for name in manifest.conditions.keys() - known.keys():
+        raise ModelError(f"{str(folder)!r} was trained on a condition {name!r} that this Bowerbird has not.{did_you_mean(name, known)}")
+    return {name: known[name].open(settings, folder) for name, settings in manifest.conditions.items()}
+
+
+def _open_autoencoder(folder: Path) -> Autoencoder:
     """The autoencoder in the `vae` of a verified folder."""
     config = _read_json(folder / "vae/config.json")
     if config.pop("_class_name", None) != OURS:
@@ -138,49 +189,24 @@ def open_autoencoder_part(folder: Path) -> Autoencoder:
     return autoencoder.eval()
 
 
-def scale_of(space: LatentSpace) -> LatentScale | None:
-    """The scale of a space for its manifest; pixels have none."""
-    if isinstance(space.autoencoder, Rgb):
-        return None
-    return LatentScale(mean=tuple(space.mean.flatten().tolist()), std=tuple(space.std.flatten().tolist()))
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """The verified manifest: every listed file is there with its hash."""
-    document = verify_folder(folder, MANIFEST)
-    version = document.get("format_version")
-    if isinstance(version, int) and version > FORMAT_VERSION:
-        raise ModelError(
-            f"{str(folder)!r} has format {version}, newer than this Bowerbird reads ({FORMAT_VERSION}). Upgrade: pip install -U bowerbird"
-        )
-    try:
-        return Manifest.model_validate(document)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ModelError(f"the manifest of {str(folder)!r} is wrong at {where!r}: {first['msg']}. Use another copy.") from error
-
-
-def _parts(
-    model: nn.Module, autoencoder: Autoencoder, manifest: Manifest, samples_png: bytes, representations: Representations | None
-) -> Iterator[tuple[str, bytes]]:
-    network = model.network if isinstance(model, Denoiser) else None
+def _parts(model: Model, samples_png: bytes) -> Iterator[tuple[str, bytes]]:
+    denoiser, autoencoder = model.denoiser, model.space.autoencoder
+    network = denoiser.network if denoiser is not None else None
     if isinstance(network, Transformer):
         yield "transformer/config.json", _json(network.config.to_dict())
         yield _TRANSFORMER_WEIGHTS, weights.to_bytes(network.state_dict())
-    elif isinstance(network, UNet):
+    elif isinstance(network, UNet) and denoiser is not None:
         yield "unet/config.json", network.network.to_json_string().encode()
         yield _UNET_WEIGHTS, weights.to_bytes(network.network.state_dict(), {"format": "pt"})
-        if manifest.denoiser is not None and manifest.denoiser.betas is not None:
-            yield "scheduler/scheduler_config.json", _json(_scheduler_config(manifest.denoiser))
-            if not manifest.labels and manifest.latents is None:
+        if denoiser.spec.betas is not None:
+            yield "scheduler/scheduler_config.json", _json(_scheduler_config(denoiser.spec))
+            if not model.conditions and model.kind == "pixel":
                 yield "model_index.json", _json(_MODEL_INDEX)
     if not isinstance(autoencoder, Rgb):
         yield "vae/config.json", _json(autoencoder.config())
         yield f"vae/{autoencoder.weights_name}", weights.to_bytes(autoencoder.saved.state_dict(), {"format": "pt"})
-    if representations is not None:
-        kept = representations.thinned()
-        yield _REPRESENTATIONS, weights.to_bytes({"components": kept.components.half(), "labels": kept.labels})
+    for condition in model.conditions.values():
+        yield from condition.files()
     yield "samples.png", samples_png
 
 

@@ -6,6 +6,7 @@ A command line prints the events, a server streams them, a test records them.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Progress:
-    """One event.  `done` of `total` units (pictures in training, steps in painting) of `stage` are behind us."""
+    """One event.  `done` of `total` units (pictures in training, steps in painting) of `stage` are behind us.
+
+    The stage "note" has no units: its `note` is a sentence for people, about the work that tells it.
+    """
 
     stage: str
     done: int
@@ -37,3 +41,11 @@ def tell(on_progress: OnProgress | None, event: Progress) -> None:
     """Report `event`, and raise `Cancelled` when the listener says stop."""
     if on_progress is not None and on_progress(event) is False:
         raise Cancelled(event.stage)
+
+
+def note(on_progress: OnProgress | None, sentence: str) -> None:
+    """Say something that people should know and that stops nothing; where nobody listens, it goes to the log."""
+    if on_progress is None:
+        logging.getLogger("bowerbird").warning(sentence)
+    else:
+        tell(on_progress, Progress("note", 0, 0, note=sentence))

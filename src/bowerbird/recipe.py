@@ -7,7 +7,7 @@ Every field's description says when to change it; the same line is the help of t
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bowerbird.errors import RecipeError, did_you_mean
+from bowerbird.formats import MOVED_SETTINGS, upgrade_recipe
 
 BUILT_IN = Path(__file__).parent / "recipes"
 
@@ -39,39 +40,61 @@ class Data(Section):
 
 
 class Model(Section):
-    """Which network learns."""
+    """Which network learns, and on what."""
 
     network: Literal["transformer", "unet", "autoencoder"] = Field(
         "transformer",
         description="transformer: ours; unet: diffusers' UNet2DModel; autoencoder: makes latents to learn on",
     )
-    size: Literal[
-        "micro", "nano", "tiny", "small", "base", "large", "ddpm-micro", "ddpm-small", "ddpm-114m", "ae-micro", "ae-small", "ae-base"
-    ] = Field("nano", description="larger learns more and slower: nano for two cores, small for one GPU")
     autoencoder: str = Field(
         "rgb", description="what the model learns on: rgb (pixels), a bundled autoencoder, a folder or a hub name (latents)"
     )
+
+
+class Transformer(Section):
+    """Our network (model.network = "transformer"), for pixels and latents."""
+
+    size: Literal["micro", "nano", "tiny", "small", "base", "large"] = Field(
+        "nano", description="larger learns more and slower: nano for two cores, small for one GPU"
+    )
     patch: int = Field(8, ge=1, le=32, description="pixels or latents a token covers; half of it is four times the work and finer detail")
-    detail: int = Field(0, ge=0, le=256, description="channels of convolutions around the transformer; they smooth the borders of patches")
+    stem_channels: int = Field(
+        0, ge=0, le=256, description="channels of convolutions around it; for pixels they smooth the borders of patches"
+    )
+
+
+class UNet(Section):
+    """diffusers' UNet2DModel (model.network = "unet")."""
+
+    size: Literal["micro", "small", "114m"] = Field("small", description="114m: diffusers' unconditional training example")
 
 
 class Autoencoder(Section):
     """What an autoencoder (model.network = "autoencoder") keeps of a picture, and what it is taught to care for."""
 
+    size: Literal["micro", "small", "base"] = Field("small", description="larger restores better and slower")
     factor: Literal[8, 16, 32] = Field(8, description="pixels a latent covers on each side; twice as many are a quarter of the latents")
     channels: int = Field(16, ge=1, le=512, description="numbers a latent holds; more keep finer detail and are harder to learn on")
     kl: float = Field(3e-4, ge=0, description="pull of the latents towards a standard normal; raise when they are hard to learn on")
-    features: float = Field(0.25, ge=0, description="weight of looking alike to an ImageNet network, beside error of pixels; 0: none")
+    perceptual: float = Field(0.25, ge=0, description="weight of looking alike to an ImageNet network, beside error of pixels; 0: none")
 
 
 class Condition(Section):
-    """What steers the picture."""
+    """What steers the picture, and how often each is dropped in training, by itself; guidance needs some dropping."""
 
     label: bool = Field(False, description="learn the class names of sub-folders or metadata")
-    representation: bool = Field(
+    label_drop: float = Field(0.1, ge=0, le=1, description="how often the label is dropped")
+    image_embedding: bool = Field(
         False, description="learn what each picture shows, as an ImageNet network sees it; painting draws from what the pictures show"
     )
-    drop: float = Field(0.1, ge=0, le=1, description="how often the condition is hidden in training; guidance needs some")
+    image_embedding_drop: float = Field(0.1, ge=0, le=1, description="how often what the picture shows is dropped")
+
+    def wanted(self) -> list[str]:
+        """Names of the conditions to learn."""
+        return [name for name in type(self).model_fields if getattr(self, name) is True]
+
+    def drop(self, name: str) -> float:
+        return float(getattr(self, f"{name}_drop"))
 
 
 class Diffusion(Section):
@@ -124,6 +147,8 @@ class Recipe(Section):
     name: str = Field("custom", description="what the run is called in reports")
     data: Data = Data()
     model: Model = Model()
+    transformer: Transformer = Transformer()
+    unet: UNet = UNet()
     autoencoder: Autoencoder = Autoencoder()
     condition: Condition = Condition()
     diffusion: Diffusion = Diffusion()
@@ -132,19 +157,15 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> Recipe:
-        if self.model.network == "transformer" and self.model.autoencoder == "rgb" and self.data.size % self.model.patch:
-            fits = max(p for p in range(1, self.model.patch + 1) if self.data.size % p == 0)
+        patch = self.transformer.patch
+        if self.model.network == "transformer" and self.model.autoencoder == "rgb" and self.data.size % patch:
+            fits = max(p for p in range(1, patch + 1) if self.data.size % p == 0)
             raise ValueError(
-                f"model.patch = {self.model.patch} does not divide data.size = {self.data.size}; the nearest smaller that does is {fits}"
+                f"transformer.patch = {patch} does not divide data.size = {self.data.size}; the nearest smaller that does is {fits}"
             )
-        family = {"ddpm": "unet", "ae": "autoencoder"}.get(self.model.size.partition("-")[0], "transformer")
-        if family != self.model.network:
-            raise ValueError(
-                f"model.size = {self.model.size!r} belongs to network = {family!r}, not to {self.model.network!r}; a unet has ddpm-micro, "
-                "ddpm-small and ddpm-114m, an autoencoder ae-micro, ae-small and ae-base"
-            )
-        if self.condition.representation and self.model.network != "transformer":
-            raise ValueError(f"condition.representation is for network = 'transformer', not for {self.model.network!r}")
+        unread = [name for name in self.condition.wanted() if name not in CONDITIONS_READ[self.model.network]]
+        if unread:
+            raise ValueError(f"condition.{unread[0]} is for network = 'transformer', not for {self.model.network!r}")
         if self.model.network == "autoencoder" and self.data.size % self.autoencoder.factor:
             raise ValueError(f"autoencoder.factor = {self.autoencoder.factor} does not divide data.size = {self.data.size}")
         if self.diffusion.noise_levels == "uniform-t" and self.diffusion.prediction not in ("eps", "v"):
@@ -153,6 +174,9 @@ class Recipe(Section):
             raise ValueError(f"train.micro_batch = {self.train.micro_batch} does not divide train.batch = {self.train.batch}")
         return self
 
+
+# The conditions that each kind of network reads
+CONDITIONS_READ: dict[str, Collection[str]] = {"transformer": Condition.model_fields, "unet": ("label",), "autoencoder": ()}
 
 # What may differ between a run and the command that goes on with it: none of these moves a weight.
 FREE_FIELDS = frozenset(
@@ -195,10 +219,11 @@ def read_recipe(name_or_file: str | Path, settings: Iterable[str] = ()) -> Recip
 
 
 def check_recipe(fields: Mapping[str, Any]) -> Recipe:
-    """Loose fields -> Recipe; RecipeError names the first field that cannot be and the nearest that can."""
+    """Loose fields, of this format or an older one -> Recipe; RecipeError names the first that cannot be and the nearest that can."""
+    fields = upgrade_recipe(fields)
     _refuse_unknown(fields)
     try:
-        return Recipe.model_validate(dict(fields))
+        return Recipe.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -246,4 +271,6 @@ def _refuse_unknown(fields: Mapping[str, Any]) -> None:
         if isinstance(values, Mapping) and isinstance(kind, type) and issubclass(kind, Section):
             for field in values:
                 if field not in kind.model_fields:
+                    if f"{section}.{field}" in MOVED_SETTINGS:
+                        raise RecipeError(f"{section}.{field} is now {MOVED_SETTINGS[f'{section}.{field}']}.")
                     raise RecipeError(f"[{section}] has no field {field!r}.{did_you_mean(field, kind.model_fields)}")

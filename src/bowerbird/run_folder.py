@@ -11,14 +11,14 @@ RUN/
 from __future__ import annotations
 
 import re
-import warnings
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from bowerbird.errors import ModelError
-from bowerbird.model_folder import MANIFEST
+from bowerbird.model_folder import MANIFEST, Manifest, read_manifest
+from bowerbird.progress import OnProgress, note
 from bowerbird.storage import Disk, read_sealed, seal, verify_folder, write_file
 
 _ENTRY = re.compile(r"\d{10}(-\d+)?")
@@ -49,7 +49,7 @@ def write_run_state(disk: Disk, run: Path, state: RunState) -> None:
     write_file(disk, run / RUN_FILE, seal(state.model_dump(mode="json")))
 
 
-def read_run_state(run: Path) -> RunState:
+def read_run_state(run: Path, on_progress: OnProgress | None = None) -> RunState:
     """run.json; when that is damaged or gone, the newest entries that verify, said aloud.  An empty state for a new run."""
     if not (run / RUN_FILE).exists() and not entries(run / "checkpoints"):
         return RunState()
@@ -57,22 +57,22 @@ def read_run_state(run: Path) -> RunState:
         return RunState.model_validate(read_sealed(run / RUN_FILE))
     except (ModelError, ValueError) as error:
         state = RunState(
-            latest=newest_verified(run / "models", MANIFEST),
-            best=newest_verified(run / "models", MANIFEST),
-            checkpoint=newest_verified(run / "checkpoints", CHECKPOINT_MANIFEST),
+            latest=newest_verified(run / "models", MANIFEST, on_progress),
+            best=newest_verified(run / "models", MANIFEST, on_progress),
+            checkpoint=newest_verified(run / "checkpoints", CHECKPOINT_MANIFEST, on_progress),
         )
         if state.latest or state.checkpoint:
-            warnings.warn(f"{str(run / RUN_FILE)!r} is missing or damaged; using the newest entries that verify ({error})", stacklevel=2)
+            note(on_progress, f"{str(run / RUN_FILE)!r} is missing or damaged; using the newest entries that verify ({error})")
         return state
 
 
-def newest_verified(folder: Path, manifest_name: str) -> str | None:
+def newest_verified(folder: Path, manifest_name: str, on_progress: OnProgress | None = None) -> str | None:
     """Name of the newest sub-folder of which every file is as it was written; damaged ones are passed over aloud."""
     for name in entries(folder):
         try:
             verify_folder(folder / name, manifest_name)
         except ModelError as error:
-            warnings.warn(f"passing over {str(folder / name)!r}: {error}", stacklevel=2)
+            note(on_progress, f"passing over {str(folder / name)!r}: {error}")
         else:
             return name
     return None
@@ -91,20 +91,19 @@ def free_entry(folder: Path, pictures_seen: int) -> str:
     return next(name for name in names if not (folder / name).exists())
 
 
-def model_of_run(run: Path, which: str = "best") -> Path:
-    """The model folder that a run stands for: 'best' or 'latest', or the newest intact one when that is damaged."""
+def model_of_run(run: Path, which: str = "best", on_progress: OnProgress | None = None) -> tuple[Path, Manifest]:
+    """The model folder that a run stands for, verified: 'best' or 'latest', or the newest intact one when that is damaged."""
     if which not in ("best", "latest"):
         raise ModelError(f"{str(run)!r} has no model {which!r}; write RUN@latest, or RUN alone for the best.")
-    state = read_run_state(run)
+    state = read_run_state(run, on_progress)
     name = state.best if which == "best" else state.latest
     if name is None:
         raise ModelError(f"the run {str(run)!r} has no model yet; train it until the first sample grid.")
     try:
-        verify_folder(run / "models" / name, MANIFEST)
+        return run / "models" / name, read_manifest(run / "models" / name)
     except ModelError as error:
-        intact = newest_verified(run / "models", MANIFEST)
+        intact = newest_verified(run / "models", MANIFEST, on_progress)
         if intact is None:
             raise
-        warnings.warn(f"the {which} model of {str(run)!r} is damaged ({error}); using {intact}", stacklevel=2)
-        name = intact
-    return run / "models" / name
+        note(on_progress, f"the {which} model of {str(run)!r} is damaged ({error}); using {intact}")
+        return run / "models" / intact, read_manifest(run / "models" / intact)

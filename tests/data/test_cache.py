@@ -16,7 +16,7 @@ import pytest
 from bowerbird.cache import cache_root, clear_cache
 from bowerbird.data import open_pictures
 from bowerbird.data.cache import cache_entries
-from bowerbird.data.pictures import Pictures
+from bowerbird.data.picture_set import Pictures
 from bowerbird.data.workers import DecodePool, Job
 from bowerbird.errors import PictureFolderError, ResourceError
 from bowerbird.progress import Cancelled, Progress

@@ -32,7 +32,7 @@ class Brush:
         self.labels = labels
 
     def describe(self) -> dict[str, Any]:
-        return {"labels": self.labels}
+        return {"conditions": {"label": {"names": self.labels}}}
 
     def paint(self, request: PaintRequest, on_progress: OnProgress | None = None) -> Iterator[Painted]:
         for i in range(request.count):

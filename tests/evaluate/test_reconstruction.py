@@ -10,10 +10,10 @@ from PIL import Image
 from torch import Tensor
 
 from bowerbird.data import open_pictures
-from bowerbird.evaluate import evaluate, open_restorer
+from bowerbird.evaluate import evaluate, open_reconstructor
 from bowerbird.evaluate.metrics import compare
-from bowerbird.evaluate.reconstruction import Reconstruction, Restorer, compare_pairs
-from bowerbird.generate import is_autoencoder
+from bowerbird.evaluate.reconstruction import Reconstruction, Reconstructor, compare_pairs
+from bowerbird.locate import find
 from bowerbird.models.autoencoder import Autoencoder, Rgb
 from bowerbird.pixels import Pixels
 from tests.conftest import tiny_recipe
@@ -70,22 +70,22 @@ class Half(Autoencoder):
 
 def test_an_autoencoder_that_loses_nothing_is_at_the_floor(animals: Pixels, tmp_path: Path) -> None:
     """The identity's pictures are the real ones: every score is exactly what real pictures score, pair by pair."""
-    report = evaluate(Restorer("rgb", Rgb(), 64, {}, torch.device("cpu")), animals[:40], train=animals[40:], out=tmp_path)
+    report = evaluate(Reconstructor("rgb", Rgb(), 64, {}, torch.device("cpu")), animals[:40], train=animals[40:], out=tmp_path)
     assert np.array_equal(report.pixels, animals[:40])
     assert all(line.score.value == line.score.floor for line in report.lines)
-    assert report.restored == Reconstruction(psnr=pytest.approx(60), ssim=pytest.approx(1, abs=1e-4))
+    assert report.reconstructed == Reconstruction(psnr=pytest.approx(60), ssim=pytest.approx(1, abs=1e-4))
     assert report.copies is None  # restoring is meant to copy
     assert "restored" in report.to_text() and "originals beside" in (tmp_path / "report.html").read_text()
 
 
 def test_what_an_autoencoder_loses_is_scored(animals: Pixels) -> None:
     """Half the resolution keeps what is coarse and loses what is fine."""
-    report = evaluate(Restorer("half", Half(), 64, {}, torch.device("cpu")), animals[:40])
-    assert report.restored is not None and 20 < report.restored.psnr < 40
+    report = evaluate(Reconstructor("half", Half(), 64, {}, torch.device("cpu")), animals[:40])
+    assert report.reconstructed is not None and 20 < report.reconstructed.psnr < 40
     assert report.score("kid").value > report.score("kid").floor
     fine, coarse = report.score("swd_64"), report.score("swd_16")
     assert fine.value / fine.floor > 1.05 > coarse.value / coarse.floor
-    assert report.to_json()["restored"]["psnr_db"] == report.restored.psnr
+    assert report.to_json()["restored"]["psnr_db"] == report.reconstructed.psnr
 
 
 def test_no_picture_is_compared_with_its_own_original(draw: np.random.Generator) -> None:
@@ -98,12 +98,14 @@ def test_no_picture_is_compared_with_its_own_original(draw: np.random.Generator)
 
 
 def test_an_autoencoder_is_opened_with_the_size_it_was_trained_at(picture_folder: Path, tmp_path: Path) -> None:
-    network: dict[str, object] = {"network": "autoencoder", "size": "ae-micro"}
-    run = run_here(picture_folder, tmp_path / "run", tiny_recipe(model=network, autoencoder={"channels": 4, "features": 0.0}))
-    assert is_autoencoder(run) and not is_autoencoder(picture_folder) and not is_autoencoder("no/such/folder")
-    restorer = open_restorer(run, torch.device("cpu"))
+    own: dict[str, object] = {"size": "micro", "channels": 4, "perceptual": 0.0}
+    run = run_here(picture_folder, tmp_path / "run", tiny_recipe(model={"network": "autoencoder"}, autoencoder=own))
+    assert find(picture_folder) is None and find("no/such/folder") is None
+    place = find(run)
+    assert place is not None and not place.paints
+    restorer = open_reconstructor(place, torch.device("cpu"))
     assert restorer.size_px == 16
     real = open_pictures(picture_folder, 16).pixels
-    restored = restorer.restore(real)
+    restored = restorer.reconstruct(real)
     assert restored.shape == real.shape
-    assert np.array_equal(restored[:5], restorer.restore(real[:5]))
+    assert np.array_equal(restored[:5], restorer.reconstruct(real[:5]))

@@ -8,7 +8,7 @@ import torch
 from bowerbird.models.autoencoder import ConvAutoencoder, LatentSpace, Rgb, autoencoder_config, in_tiles
 
 
-def stirred(factor: int, channels: int = 4, size: str = "ae-micro") -> ConvAutoencoder:
+def stirred(factor: int, channels: int = 4, size: str = "micro") -> ConvAutoencoder:
     """No branch at zero, so that every path counts."""
     torch.manual_seed(0)
     autoencoder = ConvAutoencoder(autoencoder_config(size, factor, channels))

@@ -5,9 +5,9 @@ import torch
 
 from bowerbird.diffusion.prediction import PREDICTIONS, add_noise
 from bowerbird.generate import open_autoencoder
-from bowerbird.models.build import build_denoiser, levels_of
 from bowerbird.models.denoiser import Denoiser, DenoiserSpec
 from bowerbird.recipe import built_in_recipes, read_recipe
+from bowerbird.training.build import build_denoiser, levels_of
 from tests.conftest import tiny_recipe
 
 UNIT = DenoiserSpec(prediction="x0", time="log-sigma", sigma_min=0.002, sigma_max=80, sigma_data=0.5, sample_shape=(3, 16, 16))
@@ -60,17 +60,15 @@ def test_a_learned_variance_is_left_aside() -> None:
 
 @pytest.mark.parametrize("network", ["transformer", "unet"])
 def test_recipes_build_models_that_answer(network: str) -> None:
-    size = "micro" if network == "transformer" else "ddpm-micro"
     eps = {"prediction": "eps", "weighting": "eps", "noise_levels": "uniform-t"} if network == "unet" else {}
-    model = build_denoiser(tiny_recipe(model={"network": network, "size": size}, diffusion=eps), (3, 16, 16), 0)
+    model = build_denoiser(tiny_recipe(model={"network": network}, unet={"size": "micro"}, diffusion=eps), (3, 16, 16))
     assert model(torch.randn(2, 3, 16, 16), torch.tensor([0.1, 10.0])).shape == (2, 3, 16, 16)
 
 
 def test_end_points() -> None:
     """DESIGN's figures: linear betas end at sigma 157.4."""
-    unet = {"network": "unet", "size": "ddpm-micro"}
     eps = {"prediction": "eps", "weighting": "eps", "noise_levels": "uniform-t"}
-    spec = build_denoiser(tiny_recipe(model=unet, diffusion=eps), (3, 16, 16), 0).spec
+    spec = build_denoiser(tiny_recipe(model={"network": "unet"}, unet={"size": "micro"}, diffusion=eps), (3, 16, 16)).spec
     assert spec.sigma_max == pytest.approx(157.4, abs=0.05)
 
 
@@ -78,7 +76,7 @@ def test_end_points() -> None:
 def test_sampling_asks_for_no_level_that_training_hardly_saw(levels: dict[str, object]) -> None:
     """98.8% of the training draws lie within the range that sampling walks, and half of the others on each side."""
     recipe = tiny_recipe(diffusion=levels)
-    spec = build_denoiser(recipe, (3, 16, 16), 0).spec
+    spec = build_denoiser(recipe, (3, 16, 16)).spec
     drawn = levels_of(recipe)((torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000)
     for beyond in (drawn < spec.sigma_min, drawn > spec.sigma_max):
         assert beyond.double().mean().item() == pytest.approx(0.0062, abs=2e-4)
@@ -87,7 +85,7 @@ def test_sampling_asks_for_no_level_that_training_hardly_saw(levels: dict[str, o
 @pytest.mark.parametrize("prediction", ["eps", "v", "x0", "edm"])
 def test_our_transformer_is_told_the_logarithm_of_the_noise_whatever_it_predicts(prediction: str) -> None:
     levels = {"noise_levels": "uniform-t"} if prediction in ("eps", "v") else {}
-    model = build_denoiser(tiny_recipe(diffusion={"prediction": prediction, **levels}), (3, 16, 16), 0)
+    model = build_denoiser(tiny_recipe(diffusion={"prediction": prediction, **levels}), (3, 16, 16))
     torch.testing.assert_close(model.time(torch.tensor([1.0, 16.0])), torch.tensor([1.0, 16.0]).log() / 4)
 
 
@@ -102,5 +100,5 @@ def test_the_first_noise_drowns_even_the_brightness_of_a_picture(name: str) -> N
         pytest.skip("no noise levels of its own")
     factor = 1 if recipe.model.autoencoder == "rgb" else open_autoencoder(recipe.model.autoencoder, torch.device("cpu")).factor
     side = recipe.data.size // factor
-    spec = build_denoiser(recipe, (3, side, side), 0).spec
+    spec = build_denoiser(recipe, (3, side, side)).spec
     assert spec.sigma_max / side > 0.8

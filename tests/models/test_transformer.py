@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bowerbird.conditions import Condition
+from bowerbird.conditions import network_parts
 from bowerbird.models.transformer import (
-    FASTEST,
+    MAX_FREQUENCY,
     POSITIONS,
     SIZES,
     FourierFeatures,
@@ -19,49 +19,51 @@ from bowerbird.models.transformer import (
 WIDTH, DEPTH, HEADS = SIZES["micro"]
 
 
-def awake(labels: int = 0, patch: int = 4, detail: int = 0) -> Transformer:
+def awake(labels: int = 0, patch: int = 4, stem: int = 0) -> Transformer:
     """A small network whose zero-initialised parts are stirred, so that everything it has takes part."""
     torch.manual_seed(0)
-    network = Transformer(TransformerConfig(WIDTH, DEPTH, HEADS, patch, label_count=labels, detail=detail, absolute=True))
+    shapes = {"label": {"count": labels}} if labels else {}
+    config = TransformerConfig(WIDTH, DEPTH, HEADS, patch, stem_channels=stem, absolute=True, conditions=shapes)
+    network = Transformer(config, network_parts(shapes, WIDTH))
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return network
 
 
-@pytest.mark.parametrize("detail", [0, 4])
-def test_every_parameter_gets_a_gradient(detail: int) -> None:
-    network = awake(labels=3, detail=detail)
-    cond = Condition(label=torch.tensor([0, 1, 2, 3]))
+@pytest.mark.parametrize("stem", [0, 4])
+def test_every_parameter_gets_a_gradient(stem: int) -> None:
+    network = awake(labels=3, stem=stem)
+    cond = {"label": torch.tensor([0, 1, 2, 3])}
     network(torch.randn(4, 3, 16, 16), torch.rand(4), cond).square().mean().backward()
     silent = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
     assert not silent
 
 
-@pytest.mark.parametrize("detail", [0, 4])
-def test_permuting_the_batch_permutes_the_output(detail: int) -> None:
+@pytest.mark.parametrize("stem", [0, 4])
+def test_permuting_the_batch_permutes_the_output(stem: int) -> None:
     """Pictures do not see each other."""
-    network = awake(detail=detail)
+    network = awake(stem=stem)
     x, time, order = torch.randn(5, 3, 16, 16), torch.rand(5), torch.randperm(5)
     torch.testing.assert_close(network(x, time)[order], network(x[order], time[order]))
 
 
-@pytest.mark.parametrize("detail", [0, 4])
-def test_it_starts_as_zero(detail: int) -> None:
+@pytest.mark.parametrize("stem", [0, 4])
+def test_it_starts_as_zero(stem: int) -> None:
     """With EDM preconditioning a zero output is the best linear denoiser: a calm place to start from."""
-    network = Transformer(TransformerConfig(WIDTH, DEPTH, HEADS, 4, detail=detail))
+    network = Transformer(TransformerConfig(WIDTH, DEPTH, HEADS, 4, stem_channels=stem))
     assert not network(torch.randn(2, 3, 16, 16), torch.rand(2)).any()
 
 
-def test_hidden_labels_are_no_labels() -> None:
+def test_dropped_labels_are_no_labels() -> None:
     network = awake(labels=3)
     x, time = torch.randn(2, 3, 16, 16), torch.rand(2)
-    torch.testing.assert_close(network(x, time), network(x, time, Condition(label=torch.tensor([3, 3]))))
-    assert not torch.allclose(network(x, time), network(x, time, Condition(label=torch.tensor([1, 1]))))
+    torch.testing.assert_close(network(x, time), network(x, time, {"label": torch.tensor([3, 3])}))
+    assert not torch.allclose(network(x, time), network(x, time, {"label": torch.tensor([1, 1])}))
 
 
 def test_neighbouring_noise_levels_look_alike() -> None:
     """What is learnt at one level serves the next: a tenth more noise hardly turns the features, ten times more turns them away."""
-    features = FourierFeatures(192, FASTEST)
+    features = FourierFeatures(192, MAX_FREQUENCY)
     levels = torch.logspace(-2, 2, 50)
 
     def likeness(ratio: float) -> torch.Tensor:
@@ -110,7 +112,7 @@ def test_patches_land_where_they_came_from() -> None:
 
 def test_convolutions_carry_detail_across_the_borders_of_patches() -> None:
     """With them, a change in one patch also reaches its neighbours' pixels, without any attention."""
-    network = awake(detail=4)
+    network = awake(stem=4)
     network.blocks = torch.nn.ModuleList()
     x = torch.randn(1, 3, 16, 16)
     changed = x.clone()

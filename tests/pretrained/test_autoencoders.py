@@ -14,8 +14,10 @@ import torch
 from PIL import Image
 
 from bowerbird.errors import ModelError, UnsafeFileError
-from bowerbird.generate import OwnPainter, is_autoencoder, open_autoencoder, open_model
+from bowerbird.generate import open_autoencoder, open_model
+from bowerbird.locate import locate
 from bowerbird.models.autoencoder import LatentSpace
+from bowerbird.painter import OwnPainter
 from bowerbird.pretrained.autoencoders import PretrainedAutoencoder, open_pretrained_autoencoder
 from bowerbird.request import PaintRequest
 
@@ -154,11 +156,11 @@ def test_they_open_from_a_pipelines_folder_and_by_hub_name(tiny: Any, folders: A
 
     autoencoder = open_autoencoder(tiny("sd15").folder, CPU)
     assert isinstance(autoencoder, PretrainedAutoencoder) and autoencoder.published_scale()[1] == [1 / 0.18215] * 4
-    assert not is_autoencoder(tiny("sd15").folder) and is_autoencoder(folders("sd"))
+    assert locate(tiny("sd15").folder).paints and not locate(folders("sd")).paints
     hub = install(Hub(tiny("sd15").folder, tmp_path), monkeypatch)
     with pytest.raises(ModelError, match="Not downloaded"):
         open_autoencoder("maker/model", CPU)
-    from bowerbird.generate import Opening
+    from bowerbird.locate import Opening
 
     open_autoencoder("maker/model", CPU, Opening(ask=lambda plan: True))
     assert [file for _, files in hub.asked for file in files] == ["vae/config.json", "vae/diffusion_pytorch_model.safetensors"]
@@ -213,8 +215,8 @@ def on_their_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     from bowerbird.diffusion.schedule import timestep_grid
 
     def sigmas(painter: OwnPainter, request: PaintRequest) -> torch.Tensor:
-        assert painter.model.schedule is not None and request.steps is not None
-        return timestep_grid(request.steps, painter.model.schedule, "leading")
+        assert painter.denoiser.schedule is not None and request.steps is not None
+        return timestep_grid(request.steps, painter.denoiser.schedule, "leading")
 
     monkeypatch.setattr(OwnPainter, "sigmas", sigmas)
 
@@ -234,13 +236,13 @@ def test_a_latent_model_with_its_autoencoder_paints_what_diffusers_paints(
     side = 8 * KINDS[kind][2]
     assert ours.shape == (side, side, 3)
     assert np.abs(ours - theirs(model, network(kind))).max() < 2
-    assert painter.describe()["rung"] == "latent"
+    assert painter.describe()["kind"] == "latent"
 
 
 @pytest.mark.usefixtures("on_their_steps")
 def test_a_bare_latent_unet_is_told_its_autoencoder(tiny: Any, folders: Any, tmp_path: Path):
     """As unet-cub2011-latent-64 was published: four channels, nothing beside it, Stable Diffusion's scale of 0.18215."""
-    from bowerbird.generate import Opening
+    from bowerbird.locate import Opening
 
     model = unet(4)
     model.save_pretrained(tmp_path)

@@ -12,7 +12,6 @@ import json
 import os
 import posixpath
 import shutil
-import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +23,9 @@ from bowerbird.errors import Stopped
 from bowerbird.model_folder import open_model_folder
 from bowerbird.run_folder import RUN_FILE, model_of_run
 from bowerbird.storage import Disk
-from bowerbird.training.parallel import World
-from bowerbird.training.run import start_or_resume
-from bowerbird.training.signals import StopSignals
+from bowerbird.training.resume import start_or_resume
 from tests.conftest import tiny_recipe
-from tests.training.runs import CPU, run_here
+from tests.training.runs import Notes, run_here, setup
 
 Tree = dict[str, bytes | None]  # path below the run ("" is the run itself) -> content of a file, None for a folder
 
@@ -215,16 +212,16 @@ def open_after(states: list[Crash], pictures: Path, folder: Path) -> None:
     """Put each state on the disk and do what the trainer and the painter do.
 
     The checkpoint they find is the one last promised or a newer one, verified and loaded, and never a second choice:
-    a warning would mean that run.json named something that is not whole.
+    a note would mean that run.json named something that is not whole.
     """
     opened, unfolder = open_pictures(pictures, 16, "crop", 0.1, 0), Unfolder(folder)
     for state in states:
         run = unfolder.unfold(state.tree, folder / "run")
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            resumed = start_or_resume(run, RECIPE, opened, CPU, Disk(), StopSignals(), World())
-            open_model_folder(model_of_run(run))
-            open_model_folder(model_of_run(run, "latest"))
+        notes = Notes()
+        resumed = start_or_resume(setup(run, RECIPE, opened, notes))
+        for which in ("best", "latest"):
+            open_model_folder(*model_of_run(run, which, notes))
+        assert not notes
         if resumed is not None:
             assert resumed.state.seen >= int(state.promised[:10]), f"{state.operations} operations, {state.lost} lost"
         shutil.rmtree(run)

@@ -14,14 +14,32 @@ from pathlib import Path
 
 import torch
 
+from bowerbird.data.picture_set import Pictures
+from bowerbird.progress import OnProgress, Progress
 from bowerbird.recipe import Recipe, write_recipe
 from bowerbird.run_folder import CHECKPOINT_MANIFEST, newest_verified, read_run_state
 from bowerbird.storage import Disk
 from bowerbird.training import train
+from bowerbird.training.parallel import World
 from bowerbird.training.record import Record
+from bowerbird.training.run import Setup
+from bowerbird.training.signals import StopSignals
 from bowerbird.weights import load
 
 CPU = torch.device("cpu")
+
+
+def setup(out: Path, recipe: Recipe, pictures: Pictures, on_progress: OnProgress | None = None) -> Setup:
+    """What a trainer begins with."""
+    return Setup(out, recipe, pictures, CPU, Disk(), StopSignals(), World(), on_progress=on_progress)
+
+
+class Notes(list[str]):
+    """A listener that keeps what is said to people."""
+
+    def __call__(self, event: Progress) -> None:
+        if event.stage == "note":
+            self.append(event.note)
 
 
 def run_here(pictures: Path, out: Path, recipe: Recipe, disk: Disk | None = None, **options: object) -> Path:
@@ -49,14 +67,14 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 # A server that imports once and forks a trainer for each line it reads: a child starts in milliseconds, not seconds.
 FORK_SERVER = """
-import os, sys, warnings
+import os, sys, logging
 from pathlib import Path
 import torch
 from bowerbird.errors import Stopped
 from bowerbird.recipe import read_recipe
 from bowerbird.training import train
 pictures, out, recipe = map(Path, sys.argv[1:4])
-warnings.simplefilter("ignore")
+logging.disable()
 torch.set_num_threads(1)
 for line in sys.stdin:
     pid = os.fork()

@@ -12,15 +12,15 @@ from bowerbird.data.pictures import open_pictures
 from bowerbird.errors import ResourceError, Stopped
 from bowerbird.recipe import Recipe, read_recipe
 from bowerbird.run_folder import read_run_state
-from bowerbird.storage import Disk
 from bowerbird.training import Budget, budget, forecast
-from bowerbird.training.budget import Forecast, Memory, Pace, Watch, frozen_length, kept_bytes, measure_memory, of_length, promise
-from bowerbird.training.checkpoint import read_surroundings
-from bowerbird.training.parallel import World
-from bowerbird.training.run import Run, start_or_resume
-from bowerbird.training.signals import StopSignals
+from bowerbird.training import memory as memory_module
+from bowerbird.training.budget import Forecast, Pace, Watch, frozen_length, of_length, promise
+from bowerbird.training.checkpoint import read_provenance
+from bowerbird.training.memory import Memory, kept_bytes, measure_memory
+from bowerbird.training.resume import start_or_resume
+from bowerbird.training.run import Run
 from tests.conftest import tiny_recipe
-from tests.training.runs import CPU, assert_same_run, run_here
+from tests.training.runs import CPU, assert_same_run, run_here, setup
 
 PACE = Pace(update=0.5, snapshot=7.0, save=2.0, log=0.001)
 
@@ -36,7 +36,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def run(picture_folder: Path, tmp_path: Path) -> Run:
     pictures = open_pictures(picture_folder, 16, "crop", 0.1, 0)
     (tmp_path / "trial").mkdir()
-    run = start_or_resume(tmp_path / "trial", tiny_recipe(), pictures, CPU, Disk(), StopSignals(), World())
+    run = start_or_resume(setup(tmp_path / "trial", tiny_recipe(), pictures))
     assert run is not None
     return run
 
@@ -78,7 +78,7 @@ def test_hours_are_frozen_into_pictures(picture_folder: Path, tmp_path: Path, mo
     run_here(picture_folder, tmp_path, tiny_recipe(), budget=Budget(hours=1.0))
     state = read_run_state(tmp_path)
     assert state.finished and str(state.checkpoint).startswith("0000000160")
-    assert read_surroundings(tmp_path / "checkpoints" / str(state.checkpoint))["recipe"]["train"]["pictures"] == 160
+    assert read_provenance(tmp_path / "checkpoints" / str(state.checkpoint))["recipe"]["train"]["pictures"] == 160
 
 
 def test_cost_is_hours_times_price(picture_folder: Path) -> None:
@@ -97,13 +97,13 @@ def test_what_a_forward_pass_keeps_grows_with_its_pictures(run: Run) -> None:
 
 def test_more_than_there_is_says_what_to_change(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     memory = replace(measure_memory(run), save=0)
-    monkeypatch.setattr(budget, "measure_memory", lambda _: memory)
-    monkeypatch.setattr(budget.hardware, "available_memory_bytes", lambda _: memory.peak(4, gradients_wait=True))
+    monkeypatch.setattr(memory_module, "measure_memory", lambda _: memory)
+    monkeypatch.setattr(memory_module.hardware, "available_memory_bytes", lambda _: memory.peak(4, gradients_wait=True))
     with pytest.raises(ResourceError, match=r"train\.micro_batch=4"):
-        budget.require_memory(run)
-    monkeypatch.setattr(budget.hardware, "available_memory_bytes", lambda _: 1)
-    with pytest.raises(ResourceError, match=r"smaller model\.size"):
-        budget.require_memory(run)
+        memory_module.require_memory(run)
+    monkeypatch.setattr(memory_module.hardware, "available_memory_bytes", lambda _: 1)
+    with pytest.raises(ResourceError, match=r"smaller network"):
+        memory_module.require_memory(run)
 
 
 def test_memory_peaks_in_an_update_or_in_a_save() -> None:
@@ -118,14 +118,14 @@ def test_an_overrun_is_said_once(run: Run, monkeypatch: pytest.MonkeyPatch, slow
     """Twice as slow as promised: silent for a twentieth of the run, said then, and not again; also when resumed.  On time: never."""
     now, said = 0.0, []
     monkeypatch.setattr(budget.time, "monotonic", lambda: now)
-    monkeypatch.setattr(budget.warnings, "warn", lambda message, stacklevel: said.append(run.state.seen))
+    run.on_progress = lambda event: said.append(run.state.seen)
     run.recipe = of_length(run.recipe, 100)
     promise(run, Forecast(100, 1.0, 10**9, 1.2, 1.0, 0, "a machine", None))
     run.state.seen = first
     watch = Watch(run)
     for run.state.seen in range(first + 1, 101):
         now = slowness * 3600 * (run.state.seen - first) / 100
-        watch.look()
+        watch.check()
     assert said == said_at
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import shutil
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +11,16 @@ import pytest
 
 from bowerbird.data.pictures import open_pictures
 from bowerbird.errors import ModelError, ResourceError, RunError, Stopped
-from bowerbird.model_folder import MANIFEST, open_model_folder
+from bowerbird.model_folder import open_model_folder
 from bowerbird.progress import Progress
 from bowerbird.recipe import FREE_FIELDS, check_recipe, flatten
 from bowerbird.run_folder import CHECKPOINT_MANIFEST, model_of_run, read_run_state
-from bowerbird.storage import Disk, verify_folder
-from bowerbird.training.parallel import World
-from bowerbird.training.run import start_or_resume
-from bowerbird.training.signals import StopSignals
+from bowerbird.storage import verify_folder
+from bowerbird.training.resume import start_or_resume
 from tests.conftest import tiny_recipe
 from tests.disks import FullDisk
 from tests.training.faults import KINDS, damage, plant, writes_of
-from tests.training.runs import CPU, losses, run_here
+from tests.training.runs import Notes, losses, run_here, setup
 
 RECIPE = tiny_recipe(sample={"every_epochs": 1, "count": 1, "steps": 1})
 
@@ -46,19 +43,18 @@ def test_damage_is_noticed_before_use(stopped: Path, picture_folder: Path, tmp_p
     with pytest.raises(ModelError):
         verify_folder(newest, CHECKPOINT_MANIFEST)
     pictures = open_pictures(picture_folder, 16, "crop", 0.1, 0)
-    with pytest.warns(UserWarning, match="damaged|passing over"):
-        resumed = start_or_resume(run, RECIPE, pictures, CPU, Disk(), StopSignals(), World())
+    notes = Notes()
+    resumed = start_or_resume(setup(run, RECIPE, pictures, notes))
+    assert any("damaged" in note or "passing over" in note for note in notes)
     assert resumed is not None and 0 < resumed.state.seen < int(newest.name[:10])
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_damaged_model_is_never_opened(stopped: Path, tmp_path: Path, seed: int) -> None:
     run = shutil.copytree(stopped, tmp_path / "run")
-    damage(model_of_run(run), random.Random(seed))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the passing over is said aloud
-        with pytest.raises(ModelError):
-            open_model_folder(model_of_run(run))
+    damage(model_of_run(run)[0], random.Random(seed))
+    with pytest.raises(ModelError):
+        open_model_folder(*model_of_run(run))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.4, 0.6, 0.8, 0.99])
@@ -69,11 +65,11 @@ def test_a_full_disk_keeps_what_was_saved(stopped: Path, picture_folder: Path, t
     with pytest.raises(ResourceError, match=r"no space left to write '.*': it takes at least [\d,]+ bytes, and [\d,]+ are free") as error:
         run_here(picture_folder, run, RECIPE, disk=FullDisk(int(share * writes)))
     assert error.value.exit_code == 2
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # nothing that run.json names may be damaged
-        verify_folder(run / "checkpoints" / str(read_run_state(run).checkpoint), CHECKPOINT_MANIFEST)
-        verify_folder(model_of_run(run), MANIFEST)
-        run_here(picture_folder, run, RECIPE)
+    notes = Notes()  # nothing that run.json names may be damaged
+    verify_folder(run / "checkpoints" / str(read_run_state(run, notes).checkpoint), CHECKPOINT_MANIFEST)
+    model_of_run(run, on_progress=notes)
+    assert not notes
+    run_here(picture_folder, run, RECIPE)
     assert read_run_state(run).finished
 
 
@@ -134,7 +130,7 @@ def test_a_changed_setting_is_free_or_refused_by_name(stopped: Path, picture_fol
     run = shutil.copytree(stopped, tmp_path / "run")
     pictures = open_pictures(picture_folder, 16, "crop", 0.1, 0)
     if field in FREE_FIELDS:
-        assert start_or_resume(run, other, pictures, CPU, Disk(), StopSignals(), World()) is not None
+        assert start_or_resume(setup(run, other, pictures)) is not None
     else:
         with pytest.raises(RunError, match=field.replace(".", r"\.")):
-            start_or_resume(run, other, pictures, CPU, Disk(), StopSignals(), World())
+            start_or_resume(setup(run, other, pictures))

@@ -13,7 +13,9 @@ from PIL import Image
 
 from bowerbird.data.pictures import open_pictures
 from bowerbird.errors import ModelError, RecipeError, RunError, Stopped
-from bowerbird.generate import OwnPainter, open_autoencoder, open_model
+from bowerbird.generate import open_autoencoder, open_model
+from bowerbird.painter import OwnPainter
+from bowerbird.pixels import to_x0
 from bowerbird.recipe import Recipe
 from bowerbird.request import PaintRequest
 from bowerbird.run_folder import read_run_state
@@ -26,12 +28,11 @@ from tests.training.runs import CPU, assert_same_run, run_here
 
 
 def autoencoder_recipe(**train: object) -> Recipe:
-    network: dict[str, object] = {"network": "autoencoder", "size": "ae-micro"}
-    return tiny_recipe(model=network, autoencoder={"channels": 4, "features": 0.0}, train=train)
+    return tiny_recipe(model={"network": "autoencoder"}, autoencoder={"size": "micro", "channels": 4, "perceptual": 0.0}, train=train)
 
 
 def latent_recipe(autoencoder: Path, **sections: dict[str, object]) -> Recipe:
-    return tiny_recipe(model={"autoencoder": str(autoencoder), "patch": 1}, **sections)
+    return tiny_recipe(model={"autoencoder": str(autoencoder)}, transformer={"patch": 1}, **sections)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,7 @@ def test_a_latent_model_paints_pictures_through_the_autoencoder_beside_it(pictur
     before = [np.asarray(painted.picture) for painted in open_model(run, CPU).paint(request)]
     shutil.rmtree(copy)
     painter = open_model(run, CPU)
-    assert isinstance(painter, OwnPainter) and painter.model.spec.sample_shape == (4, 2, 2)
+    assert isinstance(painter, OwnPainter) and painter.denoiser.spec.sample_shape == (4, 2, 2)
     after = [np.asarray(painted.picture) for painted in painter.paint(request)]
     assert before[0].shape == (16, 16, 3)
     assert all(np.array_equal(one, other) for one, other in zip(before, after, strict=True))
@@ -77,7 +78,7 @@ def test_latents_are_what_the_autoencoder_says_of_every_picture_and_its_mirror_i
     samples, pictures = opened(picture_folder, latent_recipe(autoencoder)), open_pictures(picture_folder, 16)
     encode = open_autoencoder(autoencoder, CPU).encode
     for picture in (0, 31, 59):
-        x0 = torch.from_numpy(pictures.pixels[[picture]]).movedim(-1, 1).float() / 127.5 - 1
+        x0 = to_x0(pictures.pixels[[picture]])
         for side, shown in enumerate((x0, x0.flip(-1))):
             stored = torch.from_numpy(samples.rows[samples.row_of[picture], side].astype(np.float32))
             torch.testing.assert_close(stored, torch.cat(encode(shown)), rtol=1e-3, atol=1e-3)  # half precision
@@ -167,7 +168,7 @@ def test_a_forecast_encodes_few_pictures_and_counts_the_others(
 
 def test_what_cannot_be_is_said(picture_folder: Path, tmp_path: Path, autoencoder: Path) -> None:
     with pytest.raises(RecipeError, match="patch"):
-        run_here(picture_folder, tmp_path / "a", tiny_recipe(model={"autoencoder": str(autoencoder), "patch": 4}))
+        run_here(picture_folder, tmp_path / "a", tiny_recipe(model={"autoencoder": str(autoencoder)}, transformer={"patch": 4}))
     with pytest.raises(RecipeError, match="factor"):
         run_here(picture_folder, tmp_path / "b", latent_recipe(autoencoder, data={"size": 20}))
     with pytest.raises(ModelError, match="paints nothing by itself"):
@@ -182,10 +183,10 @@ def test_a_run_begins_with_the_weights_of_a_lower_rung(picture_folder: Path, tmp
     lower = run_here(picture_folder, tmp_path / "lower", tiny_recipe())
     higher = tiny_recipe(data={"size": 32}, train={"pictures": 8, "lr": 1e-12, "init": str(lower)})
     run = run_here(picture_folder, tmp_path / "higher", higher)
-    before, after = (open_model(where, CPU).model.state_dict() for where in (f"{lower}@best", run))  # type: ignore[attr-defined]
+    before, after = (open_model(where, CPU).denoiser.state_dict() for where in (f"{lower}@best", run))  # type: ignore[attr-defined]
     assert all(torch.allclose(before[name], after[name]) for name in before)
     with pytest.raises(ModelError, match="no weights"):
-        other = tiny_recipe(model={"network": "unet", "size": "ddpm-micro"}, train={"init": str(lower)})
+        other = tiny_recipe(model={"network": "unet"}, unet={"size": "micro"}, train={"init": str(lower)})
         run_here(picture_folder, tmp_path / "other", other)
     assert read_run_state(tmp_path / "other").checkpoint is None
 

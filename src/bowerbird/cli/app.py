@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from typing import Annotated
 
 import typer
 
-from bowerbird.cli.console import Everywhere, say, show_warning
+from bowerbird.cli.console import Everywhere, say
 from bowerbird.errors import BowerbirdError
 
 app = typer.Typer(
@@ -37,7 +36,6 @@ def _everywhere(
 
 def main() -> None:
     """Run a command; BowerbirdError becomes its sentence and its exit code."""
-    warnings.showwarning = show_warning
     try:
         app(_everywhere_first(sys.argv[1:]), standalone_mode=False)
     except typer.Exit as error:

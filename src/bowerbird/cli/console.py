@@ -31,13 +31,6 @@ def say(sentence: str, code: int) -> int:
     return code
 
 
-def show_warning(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: str | None = None
-) -> None:
-    if issubclass(category, UserWarning):
-        typer.echo(f"note: {message}", err=True)
-
-
 def print_result(context: typer.Context, document: Any, words: str) -> None:
     typer.echo(to_json(document) if context.obj.json else words)
 
@@ -74,8 +67,9 @@ def progress_bar() -> Iterator[OnProgress]:
         said = {"at": 0.0}
 
         def on_progress(event: Progress) -> None:
-            if event.stage == "forecast":  # to be read before the first step, and to stay
-                console.print(event.note, highlight=False, soft_wrap=True)
+            if event.stage in ("forecast", "note"):  # to be read, and to stay
+                words = event.note if event.stage == "forecast" else f"note: {event.note}"
+                console.print(words, highlight=False, soft_wrap=True, markup=False)
                 return
             note = event.note or (f"loss {event.loss:.4f}" if event.loss is not None else "")
             if event.stage not in tasks:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -24,15 +24,11 @@ def evaluate(
     """Judge pictures: how near to real ones, how varied, and whether they copy."""
     from bowerbird import hardware
     from bowerbird.evaluate import evaluate as judge
-    from bowerbird.evaluate import open_restorer
-    from bowerbird.generate import is_autoencoder, is_model, open_model
+    from bowerbird.evaluate import open_subject
 
     device = hardware.choose_device(context.obj.device)
-    if is_autoencoder(generated):
-        subject: Any = open_restorer(generated, device)
-    else:
-        subject = open_model(generated, device) if is_model(generated) else Path(generated)
     with progress_bar() as on_progress:
+        subject = open_subject(generated, device, on_progress)
         report = judge(subject, against, train, out, on_progress, count=count, seed=seed, device=device)
     page = f"\nlook at {out / 'report.html'}" if out else ""
     print_result(context, report.to_json(), report.to_text() + page)

@@ -96,20 +96,21 @@ def _paint(
 ) -> None:
     """Paint the requests, all of one model, and save the pictures; enlarged ones are named and marked after what they were."""
     from bowerbird import hardware
-    from bowerbird.generate import Opening, open_model
+    from bowerbird.generate import open_model
+    from bowerbird.locate import Opening
     from bowerbird.picture_metadata import SUFFIXES, check_fits, save_picture
 
     for request in requests:
         check_fits(request)
     options = context.obj
     opening = Opening(hardware.dtype_of(options.precision), family, prediction, autoencoder, options.offline, asker(options))
-    painter = open_model(requests[0].model, hardware.choose_device(options.device), opening)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ResourceError(f"pictures cannot be kept in {str(out)!r} ({error.strerror}). Name another --out.") from error
     paths = []
     with progress_bar() as on_progress:
+        painter = open_model(requests[0].model, hardware.choose_device(options.device), opening, on_progress)
         for request in requests:
             for painted in painter.paint(request, on_progress):
                 name = request.image.stem if enlarged and request.image else f"{painted.seed:010d}"

@@ -14,15 +14,14 @@ The user's files are only ever read.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import stat
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,72 +31,16 @@ from bowerbird.data.cache import VERSION, PictureCache
 from bowerbird.data.decode import Box, Examined, Fit, Signature, signature, window
 from bowerbird.data.layouts import describe, find_layouts, read_boxes
 from bowerbird.data.names import printable
+from bowerbird.data.picture_set import FileState, Pictures
 from bowerbird.data.splits import SMALLEST_SPLIT, near_duplicates, split
 from bowerbird.data.summary import summarize
 from bowerbird.data.workers import DecodePool, Job
 from bowerbird.errors import PictureFolderError, did_you_mean
 from bowerbird.progress import OnProgress, Progress, tell
 
-State = Literal["accepted", "changed", "duplicate", "rejected", "description"]
-
 _RECORD_SECONDS = 3.0  # a killed scan loses no more than this
 _OURS = ({"run.json", "recipe.toml"}, {"bowerbird.json"})  # what marks a training run and a model folder
 _FLAT_CONTRAST = 2.0  # standard deviation of grey values below which a picture has no features to compare
-
-
-@dataclass(frozen=True, slots=True)
-class FileState:
-    """The one state a file ended in."""
-
-    path: str  # below the source
-    state: State
-    code: str = ""
-    reason: str = ""
-    changes: tuple[str, ...] = ()
-    same_as: str = ""  # a path
-
-    @property
-    def name(self) -> str:
-        return printable(self.path)
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """What training learns from: n accepted pictures, in the order of their paths.
-
-    pixels (n, size, size, 3) uint8 sRGB 0..255, read-only; train, held int64 rows of it; labels (n,) int64, -1 for none.
-    """
-
-    pixels: NDArray[np.uint8]
-    train: NDArray[np.int64]
-    held: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    label_names: tuple[str, ...]
-    captions: tuple[tuple[str, ...], ...]  # any number each
-    names: tuple[str, ...]  # printable paths below the source
-    fingerprint: str  # of contents, order, size and fit
-    files: tuple[FileState, ...]  # every file of the source
-    examined: tuple[Examined, ...]  # of each picture
-    groups: NDArray[np.int64]  # (n,): near-duplicates share a number
-    report: dict[str, Any]  # for data.json
-    root: Path  # the folder read; of an archive, the one it was unpacked to
-    paths: tuple[str, ...]  # of the pictures, below the root
-    seen: dict[str, Signature] = field(repr=False)  # every file's, by path, when the folder was listed
-
-    def report_json(self) -> bytes:
-        """`report` as the bytes of data.json."""
-        return json.dumps(self.report, indent=1, ensure_ascii=False).encode()
-
-    def verify_unchanged(self, indices: Iterable[int] | None = None) -> None:
-        """PictureFolderError names the first picture (of `indices`, or of all) that vanished or changed since it was read."""
-        for index in range(len(self.paths)) if indices is None else indices:
-            path = self.paths[index]
-            try:
-                fate = "" if signature(os.lstat(self.root / path)) == self.seen[path] else "changed"
-            except OSError:
-                fate = "vanished"
-            if fate:
-                raise PictureFolderError(f"{self.names[index]!r} has {fate} since the pictures were read. Put it back, or begin a new run.")
 
 
 def open_pictures(

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from bowerbird.data.decode import Fit
-from bowerbird.data.pictures import Pictures, read_pictures
+from bowerbird.data.picture_set import Pictures
+from bowerbird.data.pictures import read_pictures
 from bowerbird.data.summary import looks, near_groups
 from bowerbird.data.workers import DecodePool, Job
 from bowerbird.pages import data_uri, render

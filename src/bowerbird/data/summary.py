@@ -5,15 +5,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from bowerbird.data.decode import Examined, Fit
-    from bowerbird.data.layouts import Said
-    from bowerbird.data.pictures import Pictures
+from bowerbird.data.decode import Examined, Fit
+from bowerbird.data.layouts import Said
+from bowerbird.data.picture_set import Pictures
 
 # Calibrated on photographs and drawings blurred by a known radius: without blur, sharpness is 0.3 to 2 times the contrast;
 # below a tenth of it the picture holds nothing finer than about an eightieth of its width.

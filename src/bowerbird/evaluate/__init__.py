@@ -3,8 +3,7 @@
 report = evaluate(generated, against=held_out_pictures, train=training_pictures, out=folder)
 """
 
-from bowerbird.evaluate.judge import evaluate
-from bowerbird.evaluate.reconstruction import open_restorer
+from bowerbird.evaluate.judge import evaluate, open_subject
 from bowerbird.evaluate.report import Report
 
-__all__ = ["Report", "evaluate", "open_restorer"]
+__all__ = ["Report", "evaluate", "open_subject"]

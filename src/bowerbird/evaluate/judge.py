@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,16 +18,16 @@ from bowerbird.data import Pictures, open_pictures
 from bowerbird.errors import PictureFolderError
 from bowerbird.evaluate import metrics
 from bowerbird.evaluate.copies import find_copies
-from bowerbird.evaluate.reconstruction import Restorer, compare_pairs
+from bowerbird.evaluate.reconstruction import Reconstructor, compare_pairs, open_reconstructor
 from bowerbird.evaluate.report import Line, Report
+from bowerbird.generate import open_place
+from bowerbird.locate import find
 from bowerbird.models.features import JUDGE, SECOND_OPINION, Features, extract
+from bowerbird.painter import Painter
 from bowerbird.pixels import Pixels
 from bowerbird.progress import OnProgress, Progress, tell
 from bowerbird.recipe import Data
 from bowerbird.request import Painted, PaintRequest
-
-if TYPE_CHECKING:
-    from bowerbird.generate import Painter
 
 FEWEST = 10
 SECOND_OPINION_PICTURES = 2000  # a second opinion need not be as sharp as the first
@@ -46,7 +46,7 @@ class PictureSet:
 
 
 def evaluate(
-    generated: Path | Painter | Restorer | Pixels,
+    generated: Path | Painter | Reconstructor | Pixels,
     against: Path | Pixels,
     train: Path | Pixels | None = None,
     out: Path | None = None,
@@ -59,7 +59,7 @@ def evaluate(
     """Judge pictures against real ones, and look for copies of the ones they were trained on.
 
     Each set is a folder or an array (N, H, W, 3) uint8; `generated` may be a painter, which then paints `count` pictures from
-    `seed` on, or an autoencoder (`open_restorer`), which restores those of `against`.  All are brought to the size of the
+    `seed` on, or an autoencoder (`open_subject`), which restores those of `against`.  All are brought to the size of the
     generated ones.  `against` should hold real pictures that were not trained on; the training folder itself (of the model, or
     given as `train` too) is split as training splits it, and its held-out pictures are taken.  With `out`, report.html and
     report.json are written there.
@@ -70,8 +70,8 @@ def evaluate(
     for name, pictures in (("generated", ours.pixels), ("real", real.pixels)):
         if len(pictures) < FEWEST:
             raise PictureFolderError(f"{len(pictures)} {name} pictures are too few to judge. Give at least {FEWEST}, better 1,000.")
-    restored = compare_pairs(ours.pixels, real.pixels) if isinstance(generated, Restorer) else None
-    compare = partial(metrics.compare, paired=restored is not None)
+    reconstructed = compare_pairs(ours.pixels, real.pixels) if isinstance(generated, Reconstructor) else None
+    compare = partial(metrics.compare, paired=reconstructed is not None)
     features = extract(ours.pixels, JUDGE, device, on_progress)
     real_features = extract(real.pixels, JUDGE, device, on_progress)
     tell(on_progress, Progress("score", 0, 3))
@@ -91,7 +91,7 @@ def evaluate(
         lines=tuple(lines),
         copies=None if originals is None else find_copies(ours.pixels, originals, real.pixels, on_progress),
         originals=originals,
-        restored=restored,
+        reconstructed=reconstructed,
         seconds=time.monotonic() - started,
     )
     if out is not None:
@@ -99,11 +99,19 @@ def evaluate(
     return report
 
 
+def open_subject(where: str, device: torch.device, on_progress: OnProgress | None = None) -> Path | Painter | Reconstructor:
+    """What is to be judged under that name: a model, which then paints, an autoencoder, which reconstructs, or a folder of pictures."""
+    place = find(where, on_progress=on_progress)
+    if place is None:
+        return Path(where)
+    return open_place(place, device, on_progress=on_progress) if place.paints else open_reconstructor(place, device)
+
+
 # ------------------------------------------------------------------------------------------------ gathering
 
 
 def _gather(
-    generated: Path | Painter | Restorer | Pixels,
+    generated: Path | Painter | Reconstructor | Pixels,
     against: Path | Pixels,
     train: Path | Pixels | None,
     count: int,
@@ -114,9 +122,9 @@ def _gather(
     if isinstance(generated, Path | np.ndarray):
         ours = read_generated(generated, on_progress)
         return ours, *read_real(against, train, ours.pixels.shape[1], on_progress=on_progress)
-    if isinstance(generated, Restorer):
+    if isinstance(generated, Reconstructor):
         real, _ = read_real(against, train, generated.size_px, generated.training, on_progress)
-        return PictureSet(generated.name, generated.restore(real.pixels, on_progress)), real, None
+        return PictureSet(generated.name, generated.reconstruct(real.pixels, on_progress)), real, None
     (first,) = generated.paint(PaintRequest(model="model", seed=seed), on_progress)
     real, originals = read_real(against, train, first.picture.height, generated.describe().get("training", {}), on_progress)
     return paint_like(generated, real, count, seed, on_progress), real, originals
@@ -172,7 +180,7 @@ def _subset(name: str, pictures: Pictures, rows: np.ndarray[tuple[int], np.dtype
 
 def paint_like(painter: Painter, real: PictureSet, count: int, seed: int, on_progress: OnProgress | None = None) -> PictureSet:
     """`count` pictures from a painter; if it knows labels, with the labels of `real` in the same proportions."""
-    known = set(painter.describe().get("labels", ()))
+    known = set(painter.describe().get("conditions", {}).get("label", {}).get("names", ()))
     shares = Counter(label for label in real.labels if label in known)
     painted: list[Painted] = []
     for label, number in _proportional(shares, count).items() if shares else [(None, count)]:

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bowerbird.generate import autoencoder_folder, open_autoencoder
-from bowerbird.model_folder import MANIFEST, read_manifest
+from bowerbird.generate import open_located_autoencoder
+from bowerbird.locate import Place
 from bowerbird.models.autoencoder import Autoencoder
 from bowerbird.pixels import Pixels, to_pixels, to_tensor, to_x0
 from bowerbird.progress import OnProgress, Progress, tell
@@ -24,7 +24,7 @@ OTHERS_PX = 256  # the size for autoencoders whose folder does not say what they
 
 
 @dataclass(frozen=True)
-class Restorer:
+class Reconstructor:
     """An autoencoder to be judged: pictures go in, and should come out again.
 
     size_px: side of the pictures it is judged on; training: what its manifest says of its training.
@@ -37,22 +37,21 @@ class Restorer:
     device: torch.device
 
     @torch.inference_mode()
-    def restore(self, pixels: Pixels, on_progress: OnProgress | None = None) -> Pixels:
+    def reconstruct(self, pixels: Pixels, on_progress: OnProgress | None = None) -> Pixels:
         """(N, H, W, 3) -> the same, through the mean of the latents."""
-        restored, step = np.empty_like(pixels), max(1, PIXELS_AT_ONCE // (pixels.shape[1] * pixels.shape[2]))
+        reconstructed, step = np.empty_like(pixels), max(1, PIXELS_AT_ONCE // (pixels.shape[1] * pixels.shape[2]))
         for start in range(0, len(pixels), step):
-            tell(on_progress, Progress("restore", start, len(pixels)))
+            tell(on_progress, Progress("reconstruct", start, len(pixels)))
             x0 = to_x0(pixels[start : start + step]).to(self.device)
-            restored[start : start + step] = to_pixels(self.autoencoder.decode(self.autoencoder.encode(x0)[0]))
-        return restored
+            reconstructed[start : start + step] = to_pixels(self.autoencoder.decode(self.autoencoder.encode(x0)[0]))
+        return reconstructed
 
 
-def open_restorer(where: str | Path, device: torch.device) -> Restorer:
-    """The autoencoder of a run, a model folder, a bundled name or a diffusers folder; ModelError when it is none."""
-    folder = autoencoder_folder(where)
-    training = read_manifest(folder).training if (folder / MANIFEST).is_file() else {}
+def open_reconstructor(place: Place, device: torch.device) -> Reconstructor:
+    """The autoencoder that was located; ModelError when its files are damaged."""
+    training = place.manifest.training if place.manifest is not None else {}
     size = training["recipe"]["data"]["size"] if training else OTHERS_PX
-    return Restorer(Path(where).name, open_autoencoder(where, device), size, training, device)
+    return Reconstructor(Path(place.where).name, open_located_autoencoder(place).to(device), size, training, device)
 
 
 @dataclass(frozen=True)
@@ -64,16 +63,16 @@ class Reconstruction:
     consistency: float | None = None  # dB, PSNR after shrinking both to the upscaler's input size
 
 
-def compare_pairs(restored: Pixels, originals: Pixels, input_px: int | None = None) -> Reconstruction:
-    """How faithfully pictures were restored.  restored, originals: (N, H, W, 3) uint8, picture i of picture i.
+def compare_pairs(reconstructed: Pixels, originals: Pixels, input_px: int | None = None) -> Reconstruction:
+    """How faithfully pictures were reconstructed.  reconstructed, originals: (N, H, W, 3) uint8, picture i of picture i.
 
     `input_px` is the side an upscaler started from: shrunk to it again, what it painted must still be its input.
     """
     from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 
     rows = []
-    for start in range(0, len(restored), BATCH):
-        x, y = (to_tensor(pixels[start : start + BATCH]).float() / 255 for pixels in (restored, originals))
+    for start in range(0, len(reconstructed), BATCH):
+        x, y = (to_tensor(pixels[start : start + BATCH]).float() / 255 for pixels in (reconstructed, originals))
         row = [_psnr(x, y), ssim(x, y, data_range=1.0, reduction="none").reshape(len(x))]
         if input_px is not None:
             row.append(_psnr(_shrink(x, input_px), _shrink(y, input_px)))

@@ -54,7 +54,7 @@ class Report:
     lines: tuple[Line, ...]
     copies: Copies | None
     originals: Pixels | None
-    restored: Reconstruction | None  # of an autoencoder's pictures: picture i is real picture i, restored
+    reconstructed: Reconstruction | None  # of an autoencoder's pictures: picture i is real picture i, restored
     seconds: float
 
     def score(self, key: str) -> Score:
@@ -81,7 +81,7 @@ class Report:
                 for line in self.lines
             },
             "copies": _copies_json(self.copies),
-            "restored": None if self.restored is None else {"psnr_db": self.restored.psnr, "ssim": self.restored.ssim},
+            "restored": None if self.reconstructed is None else {"psnr_db": self.reconstructed.psnr, "ssim": self.reconstructed.ssim},
             "seconds": round(self.seconds, 1),
             "versions": {"bowerbird": __version__, "torch": torch.__version__},
         }
@@ -100,14 +100,14 @@ class Report:
 
     def verdict(self) -> list[str]:
         """What the figures say, in plain sentences."""
-        if self.restored is not None:
-            return [_fidelity(self.restored), *_likeness(self), *_scales(self), *_how_sure(self)]
+        if self.reconstructed is not None:
+            return [_fidelity(self.reconstructed), *_likeness(self), *_scales(self), *_how_sure(self)]
         return [*_likeness(self), *_variety(self), *_scales(self), *_copying(self.copies), *_how_sure(self)]
 
     @property
     def made(self) -> str:
         """How the pictures came to be, in a word."""
-        return "painted" if self.restored is None else "restored"
+        return "painted" if self.reconstructed is None else "restored"
 
     def write(self, out: Path) -> Path:
         """Write report.html and report.json into `out`; returns the page."""
@@ -142,8 +142,8 @@ def _copies_json(copies: Copies | None) -> dict[str, Any] | None:
 # ------------------------------------------------------------------------------------------------ the verdict
 
 
-def _fidelity(restored: Reconstruction) -> str:
-    return f"Restored pictures agree with their originals to {restored.psnr:.1f} dB (PSNR) and {restored.ssim:.3f} (SSIM)."
+def _fidelity(reconstructed: Reconstruction) -> str:
+    return f"Restored pictures agree with their originals to {reconstructed.psnr:.1f} dB (PSNR) and {reconstructed.ssim:.3f} (SSIM)."
 
 
 def _likeness(report: Report) -> list[str]:
@@ -210,7 +210,7 @@ def _figures(report: Report) -> dict[str, str]:
         "map": _plot(lambda axes: _draw_map(axes, report)),
         "scales": _plot(lambda axes: _draw_scales(axes, report)),
     }
-    if report.restored is not None:
+    if report.reconstructed is not None:
         rows = _spread(len(report.pixels))
         figures["beside"] = _sheet(np.stack([report.real_pixels[rows], report.pixels[rows]], 1).reshape(-1, *report.pixels.shape[1:]), 16)
     if report.copies is not None and report.originals is not None:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 import bowerbird
 from bowerbird.errors import BowerbirdError, RequestError, did_you_mean
+from bowerbird.formats import upgrade_manifest
 from bowerbird.storage import read_sealed
 
 BUNDLED = Path(bowerbird.__file__).parent / "models/bundled"
@@ -110,16 +111,16 @@ def _entry(name: str, path: Path) -> Iterator[ModelEntry]:
 
 
 def _own(name: str, where: str, folder: Path, created: int) -> ModelEntry:
-    manifest = read_sealed(folder / _MANIFEST)
+    manifest = upgrade_manifest(read_sealed(folder / _MANIFEST))
     manifest.pop("files", None)
     size = manifest.get("size_px")
     return ModelEntry(
         name=name,
         where=name if folder.parent == BUNDLED else where,
-        kind=str(manifest.get("kind") or manifest.get("rung") or ""),
+        kind=str(manifest.get("kind") or ""),
         size=(size, size) if isinstance(size, int) else None,
-        reads_text=(folder / "text_encoder").is_dir() or (folder / "tokenizer").is_dir(),
-        labels=[str(label) for label in manifest.get("labels") or []],
+        reads_text="text" in (manifest.get("conditions") or {}),
+        labels=[str(label) for label in (manifest.get("conditions") or {}).get("label", {}).get("names", [])],
         created=created,
         licence=str(manifest.get("licence", "")),
         details=manifest,

@@ -9,7 +9,9 @@ from pathlib import Path
 import torch
 
 from bowerbird import hardware
-from bowerbird.generate import Opening, Painter, open_model
+from bowerbird.generate import open_model
+from bowerbird.locate import Opening
+from bowerbird.painter import Painter
 
 SPARE_BYTES = 1 << 30  # for the arithmetic, and for everybody else
 

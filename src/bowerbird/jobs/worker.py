@@ -18,8 +18,7 @@ import signal
 import threading
 import time
 import traceback
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +34,8 @@ from bowerbird.request import Painted, PaintRequest
 from bowerbird.storage import Disk, ensure_folder
 
 if TYPE_CHECKING:
-    from bowerbird.generate import Painter
     from bowerbird.jobs.loaded import LoadedModels
+    from bowerbird.painter import Painter
 
 LANES: dict[str, tuple[Kind, ...]] = {"painting": ("paint", "upscale"), "training": ("train", "tune", "evaluate")}
 _UNITS = {"paint": "steps", "load": "models", "wait": ""}  # of every other phase: pictures
@@ -92,25 +91,22 @@ class Worker:
         reporter = Reporter(self.queue, self.name, lease, jobs, lambda: self._stopping)
         work = {"paint": self._paint, "upscale": self._paint, "train": self._train, "tune": self._train, "evaluate": self._evaluate}
         self._lease = lease
-        with _heard(reporter):
-            try:
-                work[jobs[0].kind](lease, jobs, reporter)
-            except (Cancelled, Stopped) as error:
-                if isinstance(error, Stopped) and reporter.held():  # a signal, not a cancel: the job goes on next time
-                    self._stopping = True
-                self.queue.release(lease)
-            except BowerbirdError as error:
-                reporter.fail(JobError(kind=type(error).__name__, message=str(error)))
-            except Exception as error:
-                traceback.print_exc()
-                if _is_out_of_memory(error):
-                    self._forget_models()
-                    message = "the device has too little memory for this. Ask for fewer or smaller pictures, or a smaller batch."
-                    reporter.fail(JobError(kind="ResourceError", message=message))
-                else:
-                    reporter.fail(
-                        JobError(kind="InternalError", message=f"this is a fault of ours ({type(error).__name__}); the log has it.")
-                    )
+        try:
+            work[jobs[0].kind](lease, jobs, reporter)
+        except (Cancelled, Stopped) as error:
+            if isinstance(error, Stopped) and reporter.held():  # a signal, not a cancel: the job goes on next time
+                self._stopping = True
+            self.queue.release(lease)
+        except BowerbirdError as error:
+            reporter.fail(JobError(kind=type(error).__name__, message=str(error)))
+        except Exception as error:
+            traceback.print_exc()
+            if _is_out_of_memory(error):
+                self._forget_models()
+                message = "the device has too little memory for this. Ask for fewer or smaller pictures, or a smaller batch."
+                reporter.fail(JobError(kind="ResourceError", message=message))
+            else:
+                reporter.fail(JobError(kind="InternalError", message=f"this is a fault of ours ({type(error).__name__}); the log has it."))
 
     # ------------------------------------------------------------------------------------------------ painting
 
@@ -196,18 +192,13 @@ class Worker:
 
     def _evaluate(self, lease: str, jobs: list[Job], reporter: Reporter) -> None:
         from bowerbird import hardware
-        from bowerbird.evaluate import evaluate, open_restorer
-        from bowerbird.generate import is_autoencoder, is_model, open_model
+        from bowerbird.evaluate import evaluate, open_subject
 
         (job,) = jobs
         request = job.asked()
         assert isinstance(request, EvaluateRequest)
         device = hardware.choose_device(self._device)
-        subject: Any = Path(request.generated)
-        if is_autoencoder(request.generated):
-            subject = open_restorer(request.generated, device)
-        elif is_model(request.generated):
-            subject = open_model(request.generated, device)
+        subject = open_subject(request.generated, device, reporter)
         out = self._folder(job.id, lease)
         report = evaluate(subject, request.against, request.train, out, reporter, count=request.count, seed=request.seed, device=device)
         reporter.finish(job.id, [out / "report.html", out / "report.json"], {"report": report.to_json()})
@@ -305,22 +296,6 @@ class Reporter:
         return max((self.run / "samples").glob("epoch-*.png"), default=None)
 
 
-@contextlib.contextmanager
-def _heard(reporter: Reporter) -> Iterator[None]:
-    """Warnings of the work are notes of the job."""
-    before = warnings.showwarning
-
-    def hear(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
-        if issubclass(category, UserWarning):
-            reporter.notes.append(str(message))
-
-    warnings.showwarning = hear
-    try:
-        yield
-    finally:
-        warnings.showwarning = before
-
-
 def _is_out_of_memory(error: Exception) -> bool:
     """torch.OutOfMemoryError of a GPU, MemoryError, or what the CPU's allocator says."""
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "not enough memory" in str(error)
@@ -348,7 +323,6 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C at a terminal reaches everybody; whoever started us says when to stop
     for watch in (_end_with_parent, worker.keep_lease):
         threading.Thread(target=watch, daemon=True).start()
-    warnings.simplefilter("always")
     worker.run()
 
 

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 # name: (channels at 1/2, 1/4, 1/8, 1/16, 1/32 of the resolution; residual blocks at each).  A level has a quarter of
 # the places of the one before and four times the products at each, so a block costs about the same wherever it stands.
 SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
-    "ae-micro": ((12, 12, 12, 12, 12), (1, 1, 1, 1, 1)),
-    "ae-small": ((24, 48, 96, 192, 384), (1, 2, 4, 4, 4)),
-    "ae-base": ((48, 96, 192, 384, 768), (2, 4, 6, 6, 6)),
+    "micro": ((12, 12, 12, 12, 12), (1, 1, 1, 1, 1)),
+    "small": ((24, 48, 96, 192, 384), (1, 2, 4, 4, 4)),
+    "base": ((48, 96, 192, 384, 768), (2, 4, 6, 6, 6)),
 }
 OURS = "BowerbirdAutoencoder"  # the class name in a config.json
 TILE_PX = 512  # pictures larger than this are encoded and decoded in tiles: memory stays that of one tile

@@ -12,9 +12,9 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from bowerbird.conditions import Condition
 from bowerbird.diffusion.prediction import PREDICTIONS, expand
 from bowerbird.diffusion.schedule import VPSchedule, cosine_betas, linear_betas, scaled_linear_betas
+from bowerbird.models.conditioning import Cond
 
 
 class Betas(BaseModel):
@@ -59,7 +59,7 @@ class Denoiser(nn.Module):
         self.prediction = PREDICTIONS[spec.prediction]
         self.schedule = spec.betas.schedule() if spec.betas else None
 
-    def forward(self, x: Tensor, sigma: Tensor, cond: Condition | None = None) -> Tensor:
+    def forward(self, x: Tensor, sigma: Tensor, cond: Cond | None = None) -> Tensor:
         """x (B, C, H, W) noisy pictures, sigma (B,) their noise -> x0 (B, C, H, W), all float32."""
         scaled = expand(self.prediction.input_scale(sigma, self.spec.sigma_data), x) * x
         output = self.network(scaled, self.time(sigma), cond)

@@ -8,14 +8,15 @@ block (PixArt-alpha, arXiv:2310.00426, section 2.3) in place of a large projecti
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bowerbird.conditions import Condition
+from bowerbird.models.conditioning import Cond, NetworkPart, Steering
 
 # name: (width, depth, heads)
 SIZES = {
@@ -27,7 +28,7 @@ SIZES = {
     "large": (1024, 24, 16),
 }
 POSITIONS = 8  # waves across the picture, in each direction, by which a token is told its place
-FASTEST = 20.0  # of new models: one turn while sigma grows 3.5-fold
+MAX_FREQUENCY = 20.0  # of new models: one turn while sigma grows 3.5-fold
 HEAD_OF_ROTARY = 10_000.0  # slowest rotary frequency, as in RoFormer (arXiv:2104.09864)
 
 
@@ -40,42 +41,45 @@ class TransformerConfig:
     heads: int
     patch: int
     channels: int = 3
-    label_count: int = 0
     dropout: float = 0.0
-    detail: int = 0  # channels of the convolutions at full resolution around the transformer; 0 leaves them out
+    stem_channels: int = 0  # of the convolutions at full resolution around the transformer; 0 leaves them out
     absolute: bool = False  # whether tokens are also told where in the picture they lie; the first models knew distances alone
-    representation: int = 0  # numbers that tell what a picture shows; 0: it is not told
-    fastest: float = 1000.0  # how finely the network tells noise levels apart (FourierFeatures); 1000 is that of the first models
+    max_frequency: float = 1000.0  # how finely the network tells noise levels apart (FourierFeatures); 1000 is that of the first models
+    conditions: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # the shape of each condition's part, by name
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 class Transformer(nn.Module):
-    """network(x, time, cond) -> output, x and output (B, C, H, W), time (B,): a bounded function of the noise level."""
+    """network(x, time, cond) -> output, x and output (B, C, H, W), time (B,): a bounded function of the noise level.
 
-    def __init__(self, config: TransformerConfig) -> None:
+    parts: what reads the conditions, by name (conditions.network_parts); each becomes an attribute of that name.
+    """
+
+    def __init__(self, config: TransformerConfig, parts: Mapping[str, nn.Module] | None = None) -> None:
         super().__init__()
         self.config = config
         width, patch = config.width, config.patch
         self.stem = (
-            nn.Sequential(conv(config.channels, config.detail), nn.SiLU(), conv(config.detail, config.detail)) if config.detail else None
+            nn.Sequential(conv(config.channels, config.stem_channels), nn.SiLU(), conv(config.stem_channels, config.stem_channels))
+            if config.stem_channels
+            else None
         )
-        self.embed = nn.Conv2d(config.detail or config.channels, width, patch, stride=patch)
+        self.embed = nn.Conv2d(config.stem_channels or config.channels, width, patch, stride=patch)
         self.position = nn.Linear(4 * POSITIONS, width) if config.absolute else None
-        self.time = nn.Sequential(FourierFeatures(width, config.fastest), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
-        self.label = nn.Embedding(config.label_count + 1, width) if config.label_count else None
-        self.representation = (
-            nn.Sequential(nn.Linear(config.representation, width), nn.SiLU(), nn.Linear(width, width)) if config.representation else None
-        )
+        self.time = nn.Sequential(FourierFeatures(width, config.max_frequency), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        self.conditions = tuple(parts or ())
+        for name, part in (parts or {}).items():
+            self.add_module(name, part)
         self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.last_norm = nn.RMSNorm(width)
         self.last_modulation = nn.Linear(width, 2 * width)
-        self.unembed = nn.Linear(width, patch * patch * (config.detail or config.channels))
+        self.unembed = nn.Linear(width, patch * patch * (config.stem_channels or config.channels))
         self.tail = (
-            nn.Sequential(conv(2 * config.detail, config.detail), nn.SiLU(), conv(config.detail, config.channels))
-            if config.detail
+            nn.Sequential(conv(2 * config.stem_channels, config.stem_channels), nn.SiLU(), conv(config.stem_channels, config.channels))
+            if config.stem_channels
             else None
         )
         self._initialise()
@@ -92,37 +96,34 @@ class Transformer(nn.Module):
             nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
         if self.tail is not None:
             nn.init.zeros_(self.tail[-1].bias)  # type: ignore[arg-type]
-        if self.label is not None:
-            nn.init.normal_(self.label.weight, std=0.02)
-        if self.representation is not None:  # a model that begins with one that was not told paints as that one did
-            nn.init.zeros_(self.representation[-1].weight)  # type: ignore[arg-type]
+        for name in self.conditions:
+            self.part(name).initialise()
 
-    def forward(self, x: Tensor, time: Tensor, cond: Condition | None = None) -> Tensor:
-        fine = self.stem(x) if self.stem is not None else x  # (B, detail, H, W)
+    def part(self, name: str) -> NetworkPart:
+        """What reads the condition of that name."""
+        return cast(NetworkPart, self.get_submodule(name))
+
+    def forward(self, x: Tensor, time: Tensor, cond: Cond | None = None) -> Tensor:
+        fine = self.stem(x) if self.stem is not None else x  # (B, stem_channels, H, W)
         tokens = self.embed(fine)  # (B, W, h, w)
         height, width = tokens.shape[2:]
         tokens = tokens.flatten(2).transpose(1, 2)  # (B, h*w, W)
         if self.position is not None:
             tokens = tokens + self.position(positions(height, width, x.device))
         level = self.time(time)  # (B, W)
-        if self.label is not None:
-            level = level + self.label(self._labels(cond, len(x), x.device))
-        if self.representation is not None and cond is not None and cond.representation is not None:
-            shown = cond.representation.any(dim=1, keepdim=True)
-            level = level + shown * self.representation(cond.representation)
+        steering = [self.part(name)(cond or {}, len(x), x.device) for name in self.conditions]
+        for each in steering:
+            level = level if each.level is None else level + each.level
         modulation = self.modulation(level).unsqueeze(1)  # (B, 1, 6W)
         rotary = rotary_angles(height, width, self.config.width // self.config.heads, x.device)
+        tokens, rotary, mask = beside(tokens, rotary, steering)
         for block in self.blocks:
-            tokens = block(tokens, modulation, rotary)
+            tokens = block(tokens, modulation, rotary, mask)
+        tokens = tokens[:, : height * width]
         shift, scale = self.last_modulation(level).unsqueeze(1).chunk(2, dim=-1)
         patches = self.unembed(self.last_norm(tokens) * (1 + scale) + shift)  # (B, h*w, C*p*p)
         picture = F.pixel_shuffle(patches.transpose(1, 2).unflatten(2, (height, width)), self.config.patch)
         return picture if self.tail is None else self.tail(torch.cat([picture, fine], dim=1))
-
-    def _labels(self, cond: Condition | None, batch: int, device: torch.device) -> Tensor:
-        if cond is not None and cond.label is not None:
-            return cond.label
-        return torch.full((batch,), self.config.label_count, dtype=torch.int64, device=device)
 
 
 class Block(nn.Module):
@@ -144,19 +145,39 @@ class Block(nn.Module):
         self.down = nn.Linear(hidden, width)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, modulation: Tensor, rotary: Tensor) -> Tensor:
+    def forward(self, x: Tensor, modulation: Tensor, rotary: Tensor, mask: Tensor | None) -> Tensor:
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (modulation + self.offset).chunk(6, dim=-1)
-        x = x + gate_a * self.attention(self.norm_attention(x) * (1 + scale_a) + shift_a, rotary)
+        x = x + gate_a * self.attention(self.norm_attention(x) * (1 + scale_a) + shift_a, rotary, mask)
         return x + gate_m * self.mlp(self.norm_mlp(x) * (1 + scale_m) + shift_m)
 
-    def attention(self, x: Tensor, rotary: Tensor) -> Tensor:
+    def attention(self, x: Tensor, rotary: Tensor, mask: Tensor | None) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, heads, N, D)
-        mixed = F.scaled_dot_product_attention(rotate(self.norm_q(q), rotary), rotate(self.norm_k(k), rotary), v)
+        mixed = F.scaled_dot_product_attention(rotate(self.norm_q(q), rotary), rotate(self.norm_k(k), rotary), v, mask)
         return self.dropout(self.project(mixed.transpose(1, 2).flatten(2)))  # type: ignore[no-any-return]
 
     def mlp(self, x: Tensor) -> Tensor:
         gate, value = self.up(x).chunk(2, dim=-1)
         return self.dropout(self.down(F.silu(gate) * value))  # type: ignore[no-any-return]
+
+
+def beside(tokens: Tensor, rotary: Tensor, steering: Sequence[Steering]) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The picture's tokens (B, N, W) with those of the conditions behind them, which stand nowhere in the picture and so are not turned.
+
+    Returns tokens (B, N + L, W), rotary angles (N + L, D/2), and which are there, (B, 1, 1, N + L) bool; None where all are.
+    """
+    words = [each for each in steering if each.tokens is not None]
+    if not words:
+        return tokens, rotary, None
+    whole = torch.cat([tokens, *(each.tokens for each in words if each.tokens is not None)], dim=1)
+    there = torch.ones(whole.shape[:2], dtype=torch.bool, device=tokens.device)
+    start = tokens.shape[1]
+    for each in words:
+        assert each.tokens is not None
+        stop = start + each.tokens.shape[1]
+        if each.mask is not None:
+            there[:, start:stop] = each.mask
+        start = stop
+    return whole, F.pad(rotary, (0, 0, 0, whole.shape[1] - len(rotary))), there[:, None, None, :]
 
 
 def conv(channels_in: int, channels_out: int) -> nn.Conv2d:
@@ -165,16 +186,16 @@ def conv(channels_in: int, channels_out: int) -> nn.Conv2d:
 
 
 class FourierFeatures(nn.Module):
-    """time (B,), ln(sigma) / 4, -> (B, width): sines and cosines at frequencies from 1 to `fastest`, evenly spaced in the logarithm.
+    """time (B,), ln(sigma) / 4, -> (B, width): sines and cosines at frequencies from 1 to `max_frequency`, evenly spaced in the logarithm.
 
     Slow ones let the network carry what it learnt at one noise level over to the next.  Sampling visits a handful of exact
     levels, and with fast ones it falls between those of training: the outputs there are as good as random (docs/lab-log.md).
     """
 
-    def __init__(self, width: int, fastest: float) -> None:
+    def __init__(self, width: int, max_frequency: float) -> None:
         super().__init__()
         self.frequencies: Tensor
-        self.register_buffer("frequencies", torch.logspace(0, math.log10(fastest), width // 2), persistent=False)
+        self.register_buffer("frequencies", torch.logspace(0, math.log10(max_frequency), width // 2), persistent=False)
 
     def forward(self, time: Tensor) -> Tensor:
         angles = time[:, None].float() * self.frequencies

@@ -7,19 +7,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
-from bowerbird.conditions import Condition
 from bowerbird.errors import MissingExtraError
+from bowerbird.models.conditioning import Cond
 
 if TYPE_CHECKING:
     from diffusers import UNet2DModel
 
 # name: (channels of each level, layers in a level, levels with attention counted from the finest)
 SIZES: dict[str, tuple[tuple[int, ...], int, tuple[int, ...]]] = {
-    "ddpm-micro": ((32, 32), 1, ()),
-    "ddpm-small": ((64, 128, 192, 256), 1, (2, 3)),
-    "ddpm-114m": ((128, 128, 256, 256, 512, 512), 2, (4,)),  # diffusers' unconditional training example
+    "micro": ((32, 32), 1, ()),
+    "small": ((64, 128, 192, 256), 1, (2, 3)),
+    "114m": ((128, 128, 256, 256, 512, 512), 2, (4,)),  # diffusers' unconditional training example
 }
 
 
@@ -30,8 +31,10 @@ class UNet(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, x: Tensor, time: Tensor, cond: Condition | None = None) -> Tensor:
-        label = cond.label if cond is not None else None
+    def forward(self, x: Tensor, time: Tensor, cond: Cond | None = None) -> Tensor:
+        label = (cond or {}).get("label")
+        if label is None and self.network.config.num_class_embeds is not None:
+            label = torch.full((len(x),), self.network.config.num_class_embeds - 1, device=x.device)  # "no class"
         return self.network(x, time, class_labels=label, return_dict=False)[0]  # type: ignore[no-any-return]
 
 

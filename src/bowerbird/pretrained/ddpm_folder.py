@@ -7,7 +7,6 @@ A config names classes; here those names are compared with a fixed table and nev
 from __future__ import annotations
 
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from bowerbird.models.denoiser import Betas, Denoiser, DenoiserSpec
 from bowerbird.models.unet import UNet, unet_class
 from bowerbird.pretrained.autoencoders import PretrainedAutoencoder, autoencoder_place, open_pretrained_autoencoder
 from bowerbird.pretrained.loading import open_network
+from bowerbird.progress import OnProgress, note
 
 _SCHEDULERS = {
     "DDPMScheduler",
@@ -38,7 +38,9 @@ def is_ddpm_folder(folder: Path) -> bool:
     return _unet_folder(folder) is not None
 
 
-def open_ddpm_folder(folder: Path, autoencoder: Autoencoder | None = None) -> tuple[Denoiser, LatentSpace | None]:
+def open_ddpm_folder(
+    folder: Path, autoencoder: Autoencoder | None = None, on_progress: OnProgress | None = None
+) -> tuple[Denoiser, LatentSpace | None]:
     """The model of a diffusers DDPM folder and the latents it learnt on, None for pixels.
 
     `autoencoder` is the one it was trained with, where none lies beside it.  UnsafeFileError when its weights are a pickle.
@@ -47,7 +49,7 @@ def open_ddpm_folder(folder: Path, autoencoder: Autoencoder | None = None) -> tu
     assert unet_folder is not None, "ask is_ddpm_folder first"
     network: Any = open_network(unet_class(), unet_folder, torch.float32)
     if network.config.out_channels == 2 * network.config.in_channels:
-        warnings.warn(f"{str(folder)!r} also predicts its variance; that half of the output is ignored", stacklevel=2)
+        note(on_progress, f"{str(folder)!r} also predicts its variance; that half of the output is ignored")
     space = _latent_space(folder, network.config.in_channels, autoencoder)
     return Denoiser(UNet(network), _spec(_scheduler_config(folder), network.config, space is None)).eval(), space
 

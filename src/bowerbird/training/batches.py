@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bowerbird import draws
 from bowerbird.data.augment import flip
-from bowerbird.data.pictures import Pictures
+from bowerbird.data.picture_set import Pictures
 from bowerbird.pixels import to_x0
 from bowerbird.recipe import Recipe
 

@@ -8,37 +8,30 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from bowerbird import hardware
-from bowerbird.data.pictures import Pictures
-from bowerbird.errors import ResourceError
+from bowerbird.data.picture_set import Pictures
+from bowerbird.progress import OnProgress, note
 from bowerbird.recipe import Recipe
 from bowerbird.run_folder import read_run_state, write_run_state
-from bowerbird.training.checkpoint import SAVE_SECONDS, read_surroundings, save_checkpoint
+from bowerbird.training.checkpoint import SAVE_SECONDS, read_provenance, save_checkpoint
+from bowerbird.training.memory import no_trace, require_memory
 from bowerbird.training.report import write_tensorboard
 from bowerbird.training.run import Run
 from bowerbird.training.snapshot import snapshot_every, take_snapshot
-from bowerbird.training.validation import LOOK_AT, look
+from bowerbird.training.validation import MOST, validate
 
 CALIBRATION_SECONDS = 3.0  # of updates at least, or this share of the hours, if that is more
 CALIBRATION_SHARE = 0.02
 SLOW_SECONDS = 20.0  # an update that takes so long is timed once
 OVERRUN = 1.15  # a run that takes this much longer than forecast says so
-# Peak of an update over the larger of what its forward pass kept and the weights.  Measured, float32 on a CPU: transformer nano
-# at 64 px 1.048 (8 and 32 pictures), U-Net ddpm-micro at 64 px 1.061 (4 and 16); where gradients outweigh: transformer base
-# (2 pictures) 1.03, U-Net ddpm-114m at 32 px (2 pictures) 1.06.
-BACKWARD = 1.06
 
 
 @dataclass(frozen=True)
@@ -107,25 +100,25 @@ class Forecast:
         return asdict(self)
 
 
-def forecast(run: Run, update: Callable[[], float], budget: Budget, whole: Pictures) -> Forecast:
+def forecast(run: Run, update: Callable[[], float], budget: Budget, whole: Pictures, on_progress: OnProgress | None = None) -> Forecast:
     """What `run`, which is thrown away afterwards, tells of the one to come on the `whole` set; `update` is one step of it.
 
     ResourceError when it would not fit into memory, with what to change.
     """
     require_memory(run)
     pace = calibrate(run, update, budget, whole)
-    preparation = run.world.leaders(math.ceil(run.objective.preparation_seconds(whole)))
+    preparation = run.world.broadcast(math.ceil(run.objective.preparation_seconds(whole)))
     epoch, spent = len(whole.train), time.monotonic() - budget.started + preparation
     recipe = run.recipe
     if budget.hours is not None:
         affordable = pace.pictures(budget.hours * 3600 - spent, recipe, epoch)
-        recipe = of_length(recipe, run.world.leaders(affordable))
+        recipe = of_length(recipe, run.world.broadcast(affordable))
     training_hours = pace.seconds(recipe, epoch) / 3600
     hours = spent / 3600 + training_hours
     if budget.hours is not None and hours > OVERRUN * budget.hours:
-        warnings.warn(
+        note(
+            on_progress,
             f"{budget.hours:g} h are too few here: even one update, a grid and a save end after {hours:.2f} h. Give more --hours.",
-            stacklevel=2,
         )
     return Forecast(
         pictures=recipe.train.pictures,
@@ -148,8 +141,8 @@ def frozen_length(out: Path, hours: float | None) -> int | None:
     checkpoint = read_run_state(out).checkpoint
     if hours is None or checkpoint is None:
         return None
-    surroundings = read_surroundings(out / "checkpoints" / checkpoint)
-    return int(surroundings["recipe"]["train"]["pictures"]) if surroundings.get("hours") == hours else None
+    provenance = read_provenance(out / "checkpoints" / checkpoint)
+    return int(provenance["recipe"]["train"]["pictures"]) if provenance.get("hours") == hours else None
 
 
 def flops_per_picture(run: Run) -> int:
@@ -167,9 +160,9 @@ def calibrate(run: Run, update: Callable[[], float], budget: Budget, whole: Pict
     step = _seconds_of_update(run, update, budget)
     forward = step / run.recipe.train.batch / 3  # of one picture; backward is about twice as much
     affordable = max(1, int(CALIBRATION_SECONDS / forward))  # pictures through the network, for each of the next two
-    snapshot = _seconds_of_grid(run, affordable) + _seconds_of_look(run, affordable, len(whole.held)) + _seconds_of_keeping(run)
-    surroundings = run.surroundings
-    save = _timed(lambda: save_checkpoint(run.disk, run.out / "checkpoint", run.state, surroundings)) if run.world.leads else 0.0
+    snapshot = _seconds_of_grid(run, affordable) + _seconds_of_validation(run, affordable, len(whole.held)) + _seconds_of_keeping(run)
+    provenance = run.provenance
+    save = _timed(lambda: save_checkpoint(run.disk, run.out / "checkpoint", run.state, provenance)) if run.world.is_main else 0.0
     write_tensorboard(run.record, run.out / "tensorboard")  # the first one also imports it, which is then paid for
     log = _timed(lambda: write_tensorboard(run.record, run.out / "tensorboard")) / run.state.step
     return Pace(step, snapshot, save, log)
@@ -200,13 +193,13 @@ def _seconds_of_grid(run: Run, affordable: int) -> float:
     return (short + (sample.steps - 1) * (long - short) / 2) * sample.count / count
 
 
-def _seconds_of_look(run: Run, affordable: int, held_out: int) -> float:
+def _seconds_of_validation(run: Run, affordable: int, held_out: int) -> float:
     held = run.pictures.held
-    count = min(len(held), LOOK_AT, max(1, affordable // 8))
+    count = min(len(held), MOST, max(1, affordable // 8))
     if not count:
         return 0.0
-    seconds = _timed(lambda: look(run, held[:count]))
-    return seconds * min(held_out, LOOK_AT) / count
+    seconds = _timed(lambda: validate(run.objective, run.state.ema.model, held[:count], (), run.world, run.check))
+    return seconds * min(held_out, MOST) / count
 
 
 def _seconds_of_keeping(run: Run) -> float:
@@ -224,83 +217,9 @@ def _timed(work: Callable[[], Any]) -> float:
     return time.monotonic() - began
 
 
-@contextmanager
-def no_trace(device: torch.device) -> Iterator[None]:
-    """The global random state is afterwards as it was."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        yield
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes on the training device that a run takes beyond its weights and their average.
-
-    weights: of the model, and as much for each moment and for the gradients; fixed, per_picture: what a forward pass keeps for
-    the backward pass; save: what writing a checkpoint takes.
-    """
-
-    weights: int
-    fixed: int
-    per_picture: int
-    save: int
-
-    def peak(self, pictures: int, gradients_wait: bool) -> int:
-        """For a forward pass of so many pictures; gradients_wait: those of an earlier pass, or of other processes, lie there meanwhile.
-
-        Otherwise gradients come as what was kept goes, and only the larger of both counts.
-        """
-        kept = self.fixed + pictures * self.per_picture
-        passing = self.weights + kept if gradients_wait else max(self.weights, kept)
-        return max(2 * self.weights + int(BACKWARD * passing), self.save)
-
-
-def measure_memory(run: Run) -> Memory:
-    """From two forward passes, of one picture and of two."""
-    weights = sum(p.nbytes for p in run.state.model.parameters())
-    one, two = kept_bytes(run, 1), kept_bytes(run, 2)
-    # the moments, twice: as tensors' bytes and as the file made of them; a GPU hands them to the host first
-    save = 2 * weights + 2 * 2 * weights if run.device.type == "cpu" else 0
-    return Memory(weights, fixed=max(0, 2 * one - two), per_picture=two - one, save=save)
-
-
-def kept_bytes(run: Run, pictures: int) -> int:
-    """What the forward pass of so many pictures keeps for the backward pass, weights aside."""
-    batch = run.objective.draw(0, pictures)
-    own = {p.untyped_storage().data_ptr() for p in run.state.model.parameters()}
-    kept: dict[int, Tensor] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        address = tensor.untyped_storage().data_ptr()
-        if address not in own:
-            kept[address] = tensor
-        return tensor
-
-    run.state.model.train()
-    with no_trace(run.device), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = run.objective.losses(run.state.model, batch, slice(None)).mean()
-    bytes_kept = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-    del loss
-    return bytes_kept
-
-
-def require_memory(run: Run) -> None:
-    """ResourceError, with what to change, when the run would take more memory than there is."""
-    memory, free, train, processes = measure_memory(run), hardware.available_memory_bytes(run.device), run.recipe.train, run.world.size
-
-    def needed(micro_batch: int) -> int:
-        return memory.peak(math.ceil(micro_batch / processes), gradients_wait=processes > 1 or micro_batch < train.batch)
-
-    size = train.micro_batch or train.batch
-    if needed(size) <= free:
-        return
-    fitting = [micro for micro in range(1, size) if train.batch % micro == 0 and needed(micro) <= free]
-    advice = f"--set train.micro_batch={fitting[-1]}" if fitting else "a smaller model.size or data.size"
-    raise ResourceError(f"this recipe needs {needed(size) / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free. Try {advice}.")
-
-
 def promise(run: Run, plan: Forecast) -> None:
     """Write down what was forecast, so that whoever goes on with the run can tell whether it holds."""
-    if run.world.leads:
+    if run.world.is_main:
         write_run_state(run.disk, run.out, read_run_state(run.out).model_copy(update={"promised_hours": plan.training_hours}))
 
 
@@ -309,9 +228,9 @@ class Watch:
 
     def __init__(self, run: Run) -> None:
         self.run, self.first, self.began = run, run.state.seen, time.monotonic()
-        self.promised_hours = read_run_state(run.out).promised_hours if run.world.leads else None
+        self.promised_hours = read_run_state(run.out).promised_hours if run.world.is_main else None
 
-    def look(self) -> None:
+    def check(self) -> None:
         """To be called after each update; a twentieth of the run must be done before it speaks."""
         done = (self.run.state.seen - self.first) / self.run.recipe.train.pictures
         if self.promised_hours is None or done < 0.05:
@@ -319,8 +238,8 @@ class Watch:
         hours = (time.monotonic() - self.began) / 3600 / done
         if hours > OVERRUN * self.promised_hours:
             promised_hours, self.promised_hours = self.promised_hours, None
-            warnings.warn(
+            note(
+                self.run.on_progress,
                 f"slower than forecast: at this pace the run takes {hours:.2f} h, not {promised_hours:.2f} h. "
                 "It goes on; stop it and resume when the machine is free, or ask for fewer pictures.",
-                stacklevel=2,
             )

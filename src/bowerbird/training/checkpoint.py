@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from bowerbird import __version__, weights
+from bowerbird.formats import FORMAT_VERSION, upgrade_checkpoint, upgrade_tensor_name
 from bowerbird.recipe import Recipe
 from bowerbird.run_folder import CHECKPOINT_MANIFEST
 from bowerbird.storage import Disk, read_sealed, write_folder
@@ -34,7 +35,7 @@ class TrainState:
     optimizers: list[torch.optim.Optimizer]
     seen: int = 0
     step: int = 0
-    looked: int = 0  # pictures seen at the last snapshot
+    snapshot_at: int = 0  # pictures seen at the last snapshot
     skipped: int = 0  # updates skipped in a row because a value was not finite
     seconds: float = 0.0  # spent training, over all sessions
     best: Best = field(default_factory=Best)
@@ -44,33 +45,42 @@ def new_state(model: nn.Module, recipe: Recipe) -> TrainState:
     return TrainState(model, Ema(model, recipe.train.ema), make_optimizers(recipe.train, model))
 
 
-def save_checkpoint(disk: Disk, target: Path, state: TrainState, surroundings: dict[str, Any]) -> None:
-    """Write the state as the new folder `target`.  `surroundings` (recipe, data, threads ...) are compared on resume."""
+def save_checkpoint(disk: Disk, target: Path, state: TrainState, provenance: dict[str, Any]) -> None:
+    """Write the state as the new folder `target`.  `provenance` (recipe, data, threads ...) are compared on resume."""
     manifest = {
+        "format_version": FORMAT_VERSION,
         "written_by": f"bowerbird {__version__}",
         "seen": state.seen,
         "step": state.step,
-        "looked": state.looked,
+        "snapshot_at": state.snapshot_at,
         "skipped": state.skipped,
         "seconds": state.seconds,
         "best": state.best.model_dump(mode="json"),
-        "surroundings": surroundings,
+        "provenance": provenance,
     }
     write_folder(disk, target, _files(state), CHECKPOINT_MANIFEST, manifest)
 
 
-def read_surroundings(checkpoint: Path) -> dict[str, Any]:
-    return dict(read_sealed(checkpoint / CHECKPOINT_MANIFEST)["surroundings"])
+def read_provenance(checkpoint: Path) -> dict[str, Any]:
+    return dict(_manifest(checkpoint)["provenance"])
 
 
 def load_checkpoint(checkpoint: Path, state: TrainState) -> None:
     """Bring `state` to where the checkpoint was written.  The folder has been verified by whoever chose it."""
-    manifest = read_sealed(checkpoint / CHECKPOINT_MANIFEST)
-    weights.load_into(state.model, weights.load(checkpoint / "weights.safetensors"), str(checkpoint))
-    weights.load_into(state.ema.model, weights.load(checkpoint / "ema.safetensors"), str(checkpoint))
+    manifest = _manifest(checkpoint)
+    weights.load_into(state.model, _weights(checkpoint / "weights.safetensors"), str(checkpoint))
+    weights.load_into(state.ema.model, _weights(checkpoint / "ema.safetensors"), str(checkpoint))
     load_optimizer_tensors(state.optimizers, weights.load(checkpoint / "optimizer.safetensors"))
-    state.seen, state.step, state.looked, state.skipped = (manifest[key] for key in ("seen", "step", "looked", "skipped"))
+    state.seen, state.step, state.snapshot_at, state.skipped = (manifest[key] for key in ("seen", "step", "snapshot_at", "skipped"))
     state.seconds, state.best = manifest["seconds"], Best.model_validate(manifest["best"])
+
+
+def _manifest(checkpoint: Path) -> dict[str, Any]:
+    return upgrade_checkpoint(read_sealed(checkpoint / CHECKPOINT_MANIFEST))
+
+
+def _weights(path: Path) -> dict[str, Tensor]:
+    return {upgrade_tensor_name(name): tensor for name, tensor in weights.load(path).items()}
 
 
 def state_tensors(state: TrainState) -> dict[str, dict[str, Tensor]]:

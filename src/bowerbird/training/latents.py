@@ -21,7 +21,7 @@ from torch import Tensor
 
 from bowerbird.cache import cache_root, lock
 from bowerbird.data.augment import mirrored
-from bowerbird.data.pictures import Pictures
+from bowerbird.data.picture_set import Pictures
 from bowerbird.errors import RecipeError, ResourceError
 from bowerbird.models.autoencoder import Autoencoder, LatentSpace
 from bowerbird.pixels import to_x0

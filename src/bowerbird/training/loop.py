@@ -15,7 +15,8 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from bowerbird import hardware
-from bowerbird.data.pictures import Pictures, open_pictures
+from bowerbird.data.picture_set import Pictures
+from bowerbird.data.pictures import open_pictures
 from bowerbird.draws import generator
 from bowerbird.errors import PictureFolderError, RunError, Stopped
 from bowerbird.progress import Cancelled, OnProgress, Progress, tell
@@ -23,13 +24,15 @@ from bowerbird.recipe import Recipe
 from bowerbird.run_folder import read_run_state
 from bowerbird.storage import TEMPORARY, Disk, ensure_folder
 from bowerbird.training.batches import Batch, chosen_pictures
-from bowerbird.training.budget import Budget, Forecast, Watch, frozen_length, no_trace, of_length, promise
+from bowerbird.training.budget import Budget, Forecast, Watch, frozen_length, of_length, promise
 from bowerbird.training.budget import forecast as forecast_run
 from bowerbird.training.checkpoint import SAVE_SECONDS
+from bowerbird.training.memory import no_trace
 from bowerbird.training.optimizer import decay_start, learning_rate, set_learning_rate
 from bowerbird.training.parallel import World, join_world
 from bowerbird.training.report import write_tensorboard
-from bowerbird.training.run import Run, keep_checkpoint, locked, seen_of, start_or_resume
+from bowerbird.training.resume import start_or_resume
+from bowerbird.training.run import Run, Setup, keep_checkpoint, locked, seen_of
 from bowerbird.training.signals import StopRequested, StopSignals
 from bowerbird.training.snapshot import snapshot_every, take_snapshot
 from bowerbird.training.validation import BATCH as HELD_OUT_BATCH
@@ -56,21 +59,21 @@ def train(
     ensure_folder(disk, out)
     with join_world(device) as world, locked(out, world), StopSignals() as stop:
         try:
-            with world.leader_first():  # it fills the cache of decoded pictures for all
+            with world.main_first():  # it fills the cache of decoded pictures for all
                 pictures = _open(source, recipe, on_progress)
-            plan = None
+            setup, plan = Setup(out, recipe, pictures, device, disk, stop, world, budget.hours if budget else None, on_progress), None
             if budget is not None:
-                recipe, plan = _planned(out, recipe, pictures, device, stop, world, budget)
+                setup, plan = _planned(setup, budget)
             if plan is not None:
                 tell(on_progress, Progress("forecast", 1, 1, note=plan.line()))
-            with world.leader_first():
-                run = start_or_resume(out, recipe, pictures, device, disk, stop, world, budget.hours if budget else None, on_progress)
+            with world.main_first():
+                run = start_or_resume(setup)
             if run is None:
                 tell(on_progress, Progress("finished", recipe.train.pictures, recipe.train.pictures, note=f"{out} is finished"))
                 return out
             if plan is not None:
                 promise(run, plan)
-            _run_to_the_end(run, on_progress)
+            _run_to_the_end(run)
         except StopRequested:
             raise Stopped(f"stopped before the first checkpoint; run the same command again to start {str(out)!r}.") from None
     return out
@@ -79,7 +82,8 @@ def train(
 def forecast(source: Path, recipe: Recipe, budget: Budget, *, device: torch.device, on_progress: OnProgress | None = None) -> Forecast:
     """What training would take on this device; nothing is trained and nothing is kept."""
     with StopSignals() as stop:
-        return _trial(recipe, _open(source, recipe, on_progress), device, stop, World(), budget, None)
+        pictures = _open(source, recipe, on_progress)
+        return _trial(Setup(Path(), recipe, pictures, device, Disk(), stop, World(), None, on_progress), budget, None)
 
 
 def _open(source: Path, recipe: Recipe, on_progress: OnProgress | None) -> Pictures:
@@ -88,40 +92,38 @@ def _open(source: Path, recipe: Recipe, on_progress: OnProgress | None) -> Pictu
     return open_pictures(source, data.size, data.fit, data.held_out, data.seed, on_progress, captions=captions)
 
 
-def _planned(
-    out: Path, recipe: Recipe, pictures: Pictures, device: torch.device, stop: StopSignals, world: World, budget: Budget
-) -> tuple[Recipe, Forecast | None]:
-    """The recipe with the length that the budget buys, and the forecast of a new run.  What was decided once is not decided anew."""
-    frozen = frozen_length(out, budget.hours)
+def _planned(setup: Setup, budget: Budget) -> tuple[Setup, Forecast | None]:
+    """With the length that the budget buys, and the forecast of a new run.  What was decided once is not decided anew."""
+    frozen = frozen_length(setup.out, budget.hours)
     if frozen is not None:
-        return of_length(recipe, frozen), None
-    if budget.hours is None and read_run_state(out).checkpoint is not None:
-        return recipe, None
-    plan = _trial(recipe, pictures, device, stop, world, budget, out)
-    return of_length(recipe, plan.pictures), plan
+        return replace(setup, recipe=of_length(setup.recipe, frozen)), None
+    if budget.hours is None and read_run_state(setup.out).checkpoint is not None:
+        return setup, None
+    plan = _trial(setup, budget, setup.out)
+    return replace(setup, recipe=of_length(setup.recipe, plan.pictures)), plan
 
 
-def _trial(
-    recipe: Recipe, pictures: Pictures, device: torch.device, stop: StopSignals, world: World, budget: Budget, beside: Path | None
-) -> Forecast:
+def _trial(setup: Setup, budget: Budget, beside: Path | None) -> Forecast:
     """The forecast, from a short run in a folder of its own (inside `beside`, on the disk it will use) that is thrown away.
 
     On few of the pictures: to encode them all for a model that learns on latents may be the larger part of the work.
     """
-    few = replace(pictures, train=pictures.train[: 2 * recipe.train.batch], held=pictures.held[:HELD_OUT_BATCH])
-    with no_trace(device), tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=beside) as folder:
-        run = start_or_resume(Path(folder), recipe, few, device, Disk(), stop, world)
+    pictures, batch = setup.pictures, setup.recipe.train.batch
+    few = replace(pictures, train=pictures.train[: 2 * batch], held=pictures.held[:HELD_OUT_BATCH])
+    with no_trace(setup.device), tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=beside) as folder:
+        silent = replace(setup, out=Path(folder), pictures=few, disk=Disk(), hours=None, on_progress=lambda event: None)
+        run = start_or_resume(silent)
         assert run is not None, "the folder is new"
-        return forecast_run(run, lambda: _update(run), budget, pictures)
+        return forecast_run(run, lambda: _update(run), budget, pictures, setup.on_progress)
 
 
-def _run_to_the_end(run: Run, on_progress: OnProgress | None) -> None:
+def _run_to_the_end(run: Run) -> None:
     state, settings, saved_at, watch = run.state, run.recipe.train, time.monotonic(), Watch(run)
     try:
         while state.seen < settings.pictures:
             if run.world.agree(run.stop.requested):
                 raise StopRequested
-            if _crossed(state.looked, state.seen, snapshot_every(run.recipe, len(run.pictures.train))):
+            if _crossed(state.snapshot_at, state.seen, snapshot_every(run.recipe, len(run.pictures.train))):
                 take_snapshot(run)
             started, before = time.monotonic(), state.seen
             loss = _update(run)
@@ -131,11 +133,11 @@ def _run_to_the_end(run: Run, on_progress: OnProgress | None) -> None:
             elif _crossed(before, state.seen, settings.save_every) or time.monotonic() - saved_at > SAVE_SECONDS:
                 keep_checkpoint(run)
                 saved_at = time.monotonic()
-            _report(run, on_progress, loss)
-            watch.look()
+            _report(run, loss)
+            watch.check()
         take_snapshot(run)
         keep_checkpoint(run, finished=True)
-        if run.world.leads:
+        if run.world.is_main:
             write_tensorboard(run.record, run.out / "tensorboard")
     except (StopRequested, PictureFolderError) as reason:
         if seen_of(read_run_state(run.out).checkpoint or "0") < state.seen:
@@ -153,11 +155,11 @@ def _update(run: Run) -> float:
     return train_step(run, batch)
 
 
-def _report(run: Run, on_progress: OnProgress | None, loss: float) -> None:
+def _report(run: Run, loss: float) -> None:
     """Tell the listener; one who cancels is a signal like any other."""
-    if run.world.leads:
+    if run.world.is_main:
         try:
-            tell(on_progress, Progress("train", min(run.state.seen, run.recipe.train.pictures), run.recipe.train.pictures, loss))
+            tell(run.on_progress, Progress("train", min(run.state.seen, run.recipe.train.pictures), run.recipe.train.pictures, loss))
         except Cancelled:
             run.stop.requested = True
 
@@ -180,7 +182,7 @@ def train_step(run: Run, batch: Batch) -> float:
             # DistributedDataParallel divides gradients by the number of processes
             (part * run.world.size).backward()  # type: ignore[no-untyped-call]
         loss += part.detach()
-    loss = run.world.total(loss)
+    loss = run.world.all_reduce(loss)
     grad_norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), settings.clip)
     run.check()
 
@@ -198,7 +200,7 @@ def train_step(run: Run, batch: Batch) -> float:
     else:
         state.skipped += 1
     state.model.zero_grad()
-    if run.world.leads:
+    if run.world.is_main:
         run.record.append(seen=state.seen, loss=float(loss), grad_norm=float(grad_norm), lr=lr, **({} if finite else {"skipped": names}))
     if state.skipped >= GIVE_UP_AFTER:
         raise RunError(

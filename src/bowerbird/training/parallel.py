@@ -1,7 +1,7 @@
 """One process or many: `torchrun --nproc-per-node 2 -m bowerbird train ...` shares every batch, look and grid.
 
 The batch is global: each process takes its share of the same keyed samples, so a run may be stopped on two processes and
-gone on with on one or four.  The first process (rank 0) leads: it alone writes.
+gone on with on one or four.  The main process (rank 0) alone writes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class World:
     size: int = 1
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         return self.rank == 0
 
     def share(self, start: int, stop: int) -> tuple[int, int]:
@@ -41,23 +41,23 @@ class World:
 
     def agree(self, flag: bool) -> bool:
         """Whether any process raised the flag; all get the same answer."""
-        return bool(self.total(torch.tensor(float(flag)))) if self.size > 1 else flag
+        return bool(self.all_reduce(torch.tensor(float(flag)))) if self.size > 1 else flag
 
-    def total(self, part: Tensor) -> Tensor:
+    def all_reduce(self, part: Tensor) -> Tensor:
         """The sum over processes, in place."""
         if self.size > 1:
             dist.all_reduce(part)
         return part
 
-    def leaders(self, number: int) -> int:
-        """The leader's number, on all."""
-        return int(self.total(torch.tensor(number if self.leads else 0)))
+    def broadcast(self, number: int) -> int:
+        """The main process' number, on all."""
+        return int(self.all_reduce(torch.tensor(number if self.is_main else 0)))
 
-    def joined(self, rows: NDArray[np.float64], start: int, count: int) -> NDArray[np.float64]:
+    def all_gather(self, rows: NDArray[np.float64], start: int, count: int) -> NDArray[np.float64]:
         """Rows start.. of an array of `count` rows, from each process its own -> the whole array, on all."""
         whole = np.zeros((count, *rows.shape[1:]))
         whole[start : start + len(rows)] = rows
-        return self.total(torch.from_numpy(whole)).numpy()
+        return self.all_reduce(torch.from_numpy(whole)).numpy()
 
     def wait(self) -> None:
         """Until every process has come here."""
@@ -65,12 +65,12 @@ class World:
             dist.barrier()
 
     @contextmanager
-    def leader_first(self) -> Iterator[None]:
-        """The leader does it alone, then the others: they find on disk what it wrote."""
-        if not self.leads:
+    def main_first(self) -> Iterator[None]:
+        """The main process does it alone, then the others: they find on disk what it wrote."""
+        if not self.is_main:
             self.wait()
         yield
-        if self.leads:
+        if self.is_main:
             self.wait()
 
 

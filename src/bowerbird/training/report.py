@@ -54,7 +54,7 @@ def facts(run: Run, lines: list[dict[str, Any]]) -> dict[str, str]:
         "pictures in the training set": f"{len(run.pictures.train):,} ({len(run.pictures.held):,} held out)",
         "pictures seen": f"{state.seen:,} of {run.recipe.train.pictures:,}",
         "parameters": f"{parameters / 1e6:.1f} M",
-        "hardware": run.surroundings["hardware"],
+        "hardware": run.provenance["hardware"],
         "training time": f"{state.seconds / 3600:.2f} h",
         "pictures a second": f"{state.seen / state.seconds:.1f}" if state.seconds else "-",
         "updates skipped (not finite)": str(skipped),

@@ -6,14 +6,14 @@ import math
 from pathlib import Path
 from typing import Any
 
-from bowerbird.model_folder import save_model
+from bowerbird.model_folder import About, save_model
 from bowerbird.pages import animation_bytes
 from bowerbird.recipe import Recipe
 from bowerbird.run_folder import entries, free_entry, read_run_state, write_run_state
 from bowerbird.storage import write_file
 from bowerbird.training.report import write_report
 from bowerbird.training.run import Run
-from bowerbird.training.validation import Best, better, look
+from bowerbird.training.validation import Best, better, validate
 
 MAX_FRAMES = 100
 MAX_SNAPSHOTS = 40  # a small folder has short epochs; painting a grid after each ten of them would take most of the time
@@ -27,25 +27,24 @@ def snapshot_every(recipe: Recipe, epoch: int) -> int:
 def take_snapshot(run: Run) -> None:
     """Score, paint, save; then move the pointers of run.json and clear away models that nothing points to."""
     state, recipe = run.state, run.recipe
-    seen_by_model = look(run, run.pictures.held)
+    validation = validate(run.objective, state.ema.model, run.pictures.held, state.best.first, run.world, run.check)
     grid = run.objective.grid(state.ema.model, recipe.sample.count, recipe.sample.steps, run.check, run.world)
-    state.looked = state.seen
-    if not run.world.leads:
+    state.snapshot_at = state.seen
+    if not run.world.is_main:
         return
     name = free_entry(run.out / "models", state.seen)
-    manifest = run.objective.manifest(state.ema.model, _training(run), {"held_out": seen_by_model.score} if seen_by_model else {})
-    objective = run.objective
-    save_model(run.disk, run.out / "models" / name, state.ema.model, manifest, grid, objective.space, objective.representations)
+    about = About(training=_training(run), scores={"held_out": validation.score} if validation else {})
+    save_model(run.disk, run.out / "models" / name, run.objective.model(state.ema.model, about), grid)
     write_file(run.disk, run.out / "samples" / f"epoch-{state.seen // len(run.pictures.train):04d}.png", grid)
 
-    is_best = seen_by_model is None or better(seen_by_model.scores, state.best.scores, recipe.data.seed)
-    if is_best and seen_by_model:
-        first = state.best.first or tuple(seen_by_model.losses)
-        state.best = Best(first=first, scores=tuple(seen_by_model.scores))
+    is_best = validation is None or better(validation.scores, state.best.scores, recipe.data.seed)
+    if is_best and validation:
+        first = state.best.first or tuple(validation.losses)
+        state.best = Best(first=first, scores=tuple(validation.scores))
     before = read_run_state(run.out)
     write_run_state(run.disk, run.out, before.model_copy(update={"latest": name, "best": name if is_best else before.best}))
-    if seen_by_model:
-        run.record.append(seen=state.seen, held_out=seen_by_model.score, losses=[float(v) for v in seen_by_model.losses], best=is_best)
+    if validation:
+        run.record.append(seen=state.seen, held_out=validation.score, losses=[float(v) for v in validation.losses], best=is_best)
     _remove_unnamed_models(run)
     frames = sorted((run.out / "samples").glob("epoch-*.png"))
     write_file(run.disk, run.out / "progress.gif", animation_bytes(frames[:: math.ceil(len(frames) / MAX_FRAMES)]))
@@ -59,7 +58,7 @@ def _training(run: Run) -> dict[str, Any]:
         "pictures_seen": run.state.seen,
         "pictures": len(run.pictures.train),
         "data_fingerprint": run.objective.fingerprint,
-        "hardware": run.surroundings["hardware"],
+        "hardware": run.provenance["hardware"],
         "hours": round(run.state.seconds / 3600, 3),
     }
 

@@ -6,20 +6,20 @@ value of the run, because they differ by orders of magnitude and all should coun
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
+from torch import nn
 
 from bowerbird import draws
+from bowerbird.training.objectives import Objective
+from bowerbird.training.parallel import World
 
-if TYPE_CHECKING:
-    from bowerbird.training.run import Run
-
-LOOK_AT = 256  # pictures; more would cost more than they tell
+MOST = 256  # pictures; more would cost more than they tell
 BATCH = 64
 RESAMPLES = 200
 
@@ -28,13 +28,13 @@ class Best(BaseModel):
     """The best snapshot so far; part of every checkpoint, because it decides what `best` becomes."""
 
     model_config = ConfigDict(frozen=True)
-    first: tuple[float, ...] = ()  # mean of each loss at the first look; the unit of the scores
+    first: tuple[float, ...] = ()  # mean of each loss at the first validation; the unit of the scores
     scores: tuple[float, ...] = ()  # one number a picture
 
 
 @dataclass(frozen=True)
-class Look:
-    """One look at the held-out pictures: the mean score, each picture's score, the mean of each raw loss."""
+class Validation:
+    """One validation: the mean score, each picture's score, the mean of each raw loss."""
 
     score: float
     scores: NDArray[np.float64]
@@ -42,22 +42,26 @@ class Look:
 
 
 @torch.inference_mode()
-def look(run: Run, held: NDArray[np.int64]) -> Look | None:
-    """Score the averaged weights on the pictures `held`, shared between processes; None when there are none."""
+def validate(
+    objective: Objective, model: nn.Module, held: NDArray[np.int64], first: tuple[float, ...], world: World, check: Callable[[], None]
+) -> Validation | None:
+    """Score `model` on the pictures `held`, shared between processes; None when there are none.
+
+    `first`: the mean losses of the run's first validation, empty at that one; `check` is called between batches and may raise.
+    """
     if not len(held):
         return None
-    world, model = run.world, run.state.ema.model
-    shown = held[np.linspace(0, len(held) - 1, min(LOOK_AT, len(held))).astype(np.int64)]
-    first, last = world.share(0, len(shown))
+    shown = held[np.linspace(0, len(held) - 1, min(MOST, len(held))).astype(np.int64)]
+    start, stop = world.share(0, len(shown))
     parts = []
-    for start in range(first, last, BATCH):
-        run.check()
-        parts.append(run.objective.held_out_losses(model, shown[start : min(start + BATCH, last)], start).double().cpu().numpy())
-    terms = run.objective.held_out_terms
-    losses = world.joined(np.concatenate(parts) if parts else np.zeros((0, terms)), first, len(shown))
-    unit = np.array(run.state.best.first or losses.mean(0))
+    for begin in range(start, stop, BATCH):
+        check()
+        parts.append(objective.held_out_losses(model, shown[begin : min(begin + BATCH, stop)], begin).double().cpu().numpy())
+    terms = objective.held_out_terms
+    losses = world.all_gather(np.concatenate(parts) if parts else np.zeros((0, terms)), start, len(shown))
+    unit = np.array(first or losses.mean(0))
     scores = (losses / unit).mean(1)
-    return Look(float(scores.mean()), scores, losses.mean(0))
+    return Validation(float(scores.mean()), scores, losses.mean(0))
 
 
 def better(new: NDArray[np.float64], old: tuple[float, ...], seed: int) -> bool:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bowerbird.conditions.image_embedding import Representations
-from bowerbird.data.pictures import Pictures
-from bowerbird.model_folder import Manifest
-from bowerbird.models.autoencoder import LatentSpace
+from bowerbird.data.picture_set import Pictures
+from bowerbird.model_folder import About, Model
 from bowerbird.progress import OnProgress
 from bowerbird.recipe import Recipe
 from bowerbird.training.batches import Batch
@@ -24,15 +22,7 @@ class Objective(Protocol):
     """Draws, losses and pictures of one kind of run."""
 
     fingerprint: str  # of everything it learns from; a run goes on only with the same
-    held_out_terms: int  # losses of a held-out look
-
-    @property
-    def space(self) -> LatentSpace | None:
-        """What its model learns on, saved beside it."""
-
-    @property
-    def representations(self) -> Representations | None:
-        """What its training pictures show, saved beside a model that is told."""
+    held_out_terms: int  # losses of a validation
 
     def preparation_seconds(self, pictures: Pictures) -> float:
         """What it takes to make `pictures` ready before the first update, beyond reading them."""
@@ -47,22 +37,22 @@ class Objective(Protocol):
         """The loss of each picture in `rows`, (rows,) float32."""
 
     def held_out_losses(self, model: nn.Module, chosen: NDArray[np.int64], first: int) -> Tensor:
-        """(n, terms): how the model does on held-out pictures; `first` is the place of the first among all that are looked at."""
+        """(n, terms): how the model does on held-out pictures; `first` is the place of the first among all that it is validated on."""
 
     def grid(self, model: nn.Module, count: int, steps: int, check: Callable[[], None], world: World) -> bytes:
         """A PNG of `count` pictures for people to look at, painted in `steps` where it is painted."""
 
-    def manifest(self, model: nn.Module, training: dict[str, Any], scores: dict[str, Any]) -> Manifest:
-        """What the model folder says of itself."""
+    def model(self, network: nn.Module, about: About) -> Model:
+        """What a folder holds of a network that learnt here."""
 
 
 def choose_objective(
     recipe: Recipe, pictures: Pictures, device: torch.device, precision: str, on_progress: OnProgress | None = None
 ) -> Objective:
     """The one that the recipe's network is for."""
-    from bowerbird.training.objectives.autoencoding import Restoring
+    from bowerbird.training.objectives.autoencoding import Autoencoding
     from bowerbird.training.objectives.denoising import Denoising
 
     if recipe.model.network == "autoencoder":
-        return Restoring(recipe, pictures, device, precision)
+        return Autoencoding(recipe, pictures, device, precision)
     return Denoising(recipe, pictures, device, precision, on_progress)

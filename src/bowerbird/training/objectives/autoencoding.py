@@ -1,4 +1,4 @@
-"""Learning to restore pictures from few numbers: how an autoencoder is trained.
+"""Learning to reconstruct pictures from few numbers: how an autoencoder is trained.
 
 The loss is absolute error at full, half and quarter resolution, the distance between the features of an ImageNet network
 (EfficientNet-Lite0; the judge's network is never used in a loss), and the pull of the latents towards a standard normal.
@@ -7,7 +7,6 @@ The loss is absolute error at full, half and quarter resolution, the distance be
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,33 +16,30 @@ from PIL import Image
 from torch import Tensor, nn
 
 from bowerbird import hardware
-from bowerbird.data.pictures import Pictures
-from bowerbird.model_folder import Manifest
-from bowerbird.models.autoencoder import ConvAutoencoder
-from bowerbird.models.build import build_autoencoder
+from bowerbird.data.picture_set import Pictures
+from bowerbird.model_folder import About, Model
+from bowerbird.models.autoencoder import ConvAutoencoder, LatentSpace
 from bowerbird.models.features import SECOND_OPINION, load_network
 from bowerbird.pages import contact_sheet, png_bytes
 from bowerbird.pixels import to_pixels
 from bowerbird.recipe import Recipe
 from bowerbird.training.batches import Batch, PixelSamples, chosen_pictures, noise
+from bowerbird.training.build import build_autoencoder
 from bowerbird.training.parallel import World
 
 SCALES = (1, 2, 4)
 
 
-class Restoring:
-    """An autoencoder that restores pictures from noisy latents."""
-
-    space = None  # it makes the space that others learn on
-    representations = None  # nothing steers it
+class Autoencoding:
+    """An autoencoder that reconstructs pictures from noisy latents."""
 
     def __init__(self, recipe: Recipe, pictures: Pictures, device: torch.device, precision: str) -> None:
         self.recipe, self.pictures, self.device, self.precision = recipe, pictures, device, precision
         self.samples, self.fingerprint = PixelSamples(pictures, recipe), pictures.fingerprint
         side = recipe.data.size // recipe.autoencoder.factor
         self.latent_shape = (recipe.autoencoder.channels, side, side)
-        self.features = load_network(SECOND_OPINION, str(device)) if recipe.autoencoder.features else None
-        self.held_out_terms = 1 if self.features is None else 2
+        self.perceptual = load_network(SECOND_OPINION, str(device)) if recipe.autoencoder.perceptual else None
+        self.held_out_terms = 1 if self.perceptual is None else 2
 
     def preparation_seconds(self, pictures: Pictures) -> float:
         return 0.0
@@ -60,54 +56,55 @@ class Restoring:
     def losses(self, model: nn.Module, batch: Batch, rows: slice) -> Tensor:
         x0 = batch.x0[rows]
         with hardware.autocast(self.device, self.precision):
-            restored, mean, log_variance = model(x0, batch.eps[rows])
-            feature_loss = self._feature_loss(restored, x0)
+            reconstructed, mean, log_variance = model(x0, batch.eps[rows])
+            perceptual_loss = self._perceptual_loss(reconstructed, x0)
         kl = self.recipe.autoencoder.kl * kl_to_normal(mean.float(), log_variance.float())
-        return pixel_error(restored.float(), x0) + feature_loss + kl
+        return pixel_error(reconstructed.float(), x0) + perceptual_loss + kl
 
     def held_out_losses(self, model: nn.Module, chosen: NDArray[np.int64], first: int) -> Tensor:
         """From the mean of the latents: error of the pixels, and distance of the features."""
         assert isinstance(model, ConvAutoencoder)
         x0 = self.samples.plain(chosen).to(self.device)
-        restored = self._restored(model, x0)
-        terms = [pixel_error(restored, x0)]
-        if self.features is not None:
-            terms.append(self._feature_loss(restored, x0))
+        reconstructed = self._reconstructed(model, x0)
+        terms = [pixel_error(reconstructed, x0)]
+        if self.perceptual is not None:
+            terms.append(self._perceptual_loss(reconstructed, x0))
         return torch.stack(terms, dim=1)
 
     def grid(self, model: nn.Module, count: int, steps: int, check: Callable[[], None], world: World) -> bytes:
-        """Pictures beside their restorations; held-out ones where there are any."""
+        """Pictures beside their reconstructions; held-out ones where there are any."""
         assert isinstance(model, ConvAutoencoder)
         shown = (self.pictures.held if len(self.pictures.held) else self.pictures.train)[: max(1, count // 2)]
         first, last = world.share(0, len(shown))
         side = self.recipe.data.size
-        restored = np.zeros((0, side, side, 3))
+        reconstructed = np.zeros((0, side, side, 3))
         if last > first:
             check()
-            restored = to_pixels(self._restored(model, self.samples.plain(shown[first:last]).to(self.device))).astype(np.float64)
-        restored = world.joined(restored, first, len(shown)).astype(np.uint8)
-        pairs = [Image.fromarray(each) for pair in zip(self.pictures.pixels[shown], restored, strict=True) for each in pair]
+            reconstructed = to_pixels(self._reconstructed(model, self.samples.plain(shown[first:last]).to(self.device))).astype(np.float64)
+        reconstructed = world.all_gather(reconstructed, first, len(shown)).astype(np.uint8)
+        pairs = [Image.fromarray(each) for pair in zip(self.pictures.pixels[shown], reconstructed, strict=True) for each in pair]
         return png_bytes(contact_sheet(pairs, columns=2 * max(1, round((len(shown) / 2) ** 0.5))))
 
-    def manifest(self, model: nn.Module, training: dict[str, Any], scores: dict[str, Any]) -> Manifest:
-        return Manifest(rung="autoencoder", training=training, scores=scores)
+    def model(self, network: nn.Module, about: About) -> Model:
+        assert isinstance(network, ConvAutoencoder)
+        return Model(None, LatentSpace(network), about=about)
 
     @torch.inference_mode()
-    def _restored(self, model: ConvAutoencoder, x0: Tensor) -> Tensor:
+    def _reconstructed(self, model: ConvAutoencoder, x0: Tensor) -> Tensor:
         return model.decode(model.encode(x0)[0])
 
-    def _feature_loss(self, restored: Tensor, x0: Tensor) -> Tensor:
+    def _perceptual_loss(self, reconstructed: Tensor, x0: Tensor) -> Tensor:
         """Weighted distance of the features, (B,); what it compares with needs no gradient."""
-        if self.features is None:
+        if self.perceptual is None:
             return torch.zeros(len(x0), device=self.device)
         with torch.no_grad():
-            wanted = self.features.maps(x0)
-        return self.recipe.autoencoder.features * feature_distance(self.features.maps(restored), wanted)
+            wanted = self.perceptual.maps(x0)
+        return self.recipe.autoencoder.perceptual * feature_distance(self.perceptual.maps(reconstructed), wanted)
 
 
-def pixel_error(restored: Tensor, x0: Tensor) -> Tensor:
+def pixel_error(reconstructed: Tensor, x0: Tensor) -> Tensor:
     """Mean absolute error over full, half and quarter resolution, (B,): colours of areas count beside edges."""
-    difference = restored - x0
+    difference = reconstructed - x0
     errors = [F.avg_pool2d(difference, scale).abs().flatten(1).mean(1) for scale in SCALES]
     return torch.stack(errors).mean(0)
 

@@ -13,25 +13,26 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from bowerbird import draws, hardware
-from bowerbird.conditions import Condition
-from bowerbird.conditions.image_embedding import COMPONENTS, Representations, blurred
-from bowerbird.data.pictures import Pictures
+from bowerbird import hardware
+from bowerbird.conditions import dropped, learnt_conditions
+from bowerbird.data.picture_set import Pictures
 from bowerbird.diffusion.loss import WEIGHTINGS, denoising_loss, normalised
 from bowerbird.diffusion.prediction import add_noise
-from bowerbird.generate import OwnPainter, open_autoencoder
-from bowerbird.model_folder import Manifest, SamplingDefaults, scale_of
+from bowerbird.generate import open_autoencoder
+from bowerbird.model_folder import About, Model, SamplingDefaults
 from bowerbird.models.autoencoder import LatentSpace, Rgb
-from bowerbird.models.build import build_denoiser, levels_of, sigma_data_of
+from bowerbird.models.conditioning import Cond, to
+from bowerbird.models.conditioning import rows as rows_of
 from bowerbird.models.denoiser import Denoiser
 from bowerbird.pages import contact_sheet, png_bytes
+from bowerbird.painter import OwnPainter
 from bowerbird.progress import OnProgress
 from bowerbird.recipe import Recipe
 from bowerbird.request import PaintRequest
 from bowerbird.training.batches import Batch, PixelSamples, Samples, chosen_pictures, level_draws, noise
+from bowerbird.training.build import build_denoiser, levels_of, sigma_data_of
 from bowerbird.training.latents import LatentSamples, LatentStore
 from bowerbird.training.parallel import World
-from bowerbird.training.represent import represented, seconds_to_represent
 
 HELD_OUT_LEVELS = 8  # fixed noise levels of the held-out look, evenly spread over those of training
 
@@ -41,7 +42,7 @@ class NoisyBatch(Batch):
     """sigma: (B,) float32, the noise of x0 + sigma * eps."""
 
     sigma: Tensor
-    cond: Condition | None
+    cond: Cond
 
 
 class Denoising:
@@ -53,7 +54,6 @@ class Denoising:
         self, recipe: Recipe, pictures: Pictures, device: torch.device, precision: str, on_progress: OnProgress | None = None
     ) -> None:
         self.recipe, self.pictures, self.device, self.precision = recipe, pictures, device, precision
-        self.labels = pictures.label_names if recipe.condition.label else ()
         self.levels = levels_of(recipe)
         self.weight = normalised(WEIGHTINGS[recipe.diffusion.weighting], self.levels, sigma_data_of(recipe))
         self.samples: Samples
@@ -64,33 +64,31 @@ class Denoising:
             store = LatentStore(recipe, autoencoder, device)
             self.samples = LatentSamples(store, pictures, on_progress)
             self.space, self.fingerprint = self.samples.space, f"{pictures.fingerprint} in {store.key}"
-        self.shown = represented(pictures, device, on_progress) if recipe.condition.representation else None  # (n, 64)
+        self.conditions = learnt_conditions(recipe, pictures, device, on_progress)
 
     def preparation_seconds(self, pictures: Pictures) -> float:
-        return self.samples.preparation_seconds(pictures) + (seconds_to_represent(pictures, self.device) if self.shown is not None else 0)
+        return self.samples.preparation_seconds(pictures) + sum(each.seconds(pictures, self.device) for each in self.conditions.values())
 
     def new_model(self) -> Denoiser:
-        return build_denoiser(self.recipe, self.samples.shape, len(self.labels))
+        return build_denoiser(self.recipe, self.samples.shape, self.conditions)
 
     def draw(self, start: int, stop: int) -> NoisyBatch:
         seed, samples = self.recipe.data.seed, np.arange(start, stop)
         chosen = chosen_pictures(self.pictures, seed, start, stop)
-        hidden = draws.uniform(seed, "drop condition", samples) < self.recipe.condition.drop
         return NoisyBatch(
             first=start,
             pictures=chosen,
             x0=self.samples.drawn(chosen, samples).to(self.device),
             eps=noise(seed, "noise", samples, self.samples.shape).to(self.device),
             sigma=self.levels(torch.from_numpy(level_draws(seed, samples))).float().to(self.device),
-            cond=self._condition(chosen, samples, hidden),
+            cond=self._cond(chosen, samples, drop=True),
         )
 
     def losses(self, model: nn.Module, batch: Batch, rows: slice) -> Tensor:
         assert isinstance(batch, NoisyBatch)
         x0, sigma = batch.x0[rows], batch.sigma[rows]
-        cond = batch.cond.rows(rows) if batch.cond else None
         with hardware.autocast(self.device, self.precision):
-            model_x0 = model(add_noise(x0, batch.eps[rows], sigma), sigma, cond)
+            model_x0 = model(add_noise(x0, batch.eps[rows], sigma), sigma, rows_of(batch.cond, rows))
         return denoising_loss(model_x0, x0, self.weight(sigma))
 
     def held_out_losses(self, model: nn.Module, chosen: NDArray[np.int64], first: int) -> Tensor:
@@ -99,7 +97,7 @@ class Denoising:
         x0 = self.samples.plain(chosen).to(self.device)
         places = np.arange(first, first + len(chosen))
         eps = noise(self.recipe.data.seed, "held-out noise", places, self.samples.shape).to(self.device)
-        cond = self._condition(chosen, places, np.zeros(len(chosen), dtype=np.bool_))
+        cond = self._cond(chosen, places, drop=False)
         terms = []
         for sigma in sigmas:
             level = sigma.expand(len(x0)).to(self.device)
@@ -109,12 +107,12 @@ class Denoising:
     def grid(self, model: nn.Module, count: int, steps: int, check: Callable[[], None], world: World) -> bytes:
         """From noise that is the same at every snapshot, one label after the other where there are labels."""
         assert isinstance(model, Denoiser)
-        painter = OwnPainter("this run", model, self.manifest(model, {}, {}), self.space, self.representations)
+        painter = OwnPainter("this run", self.model(model, About()))
 
         def on_progress(event: Any) -> None:
             check()
 
-        labels: list[str | None] = list(self.labels[:count]) or [None]
+        labels: list[str | None] = list(self.pictures.label_names[:count]) if "label" in self.conditions else [None]
         each = -(-count // len(labels))
         wanted = [(label, self.recipe.data.seed + number) for label in labels for number in range(each)][:count]
         first, last = world.share(0, count)
@@ -124,37 +122,19 @@ class Denoising:
             seeds = [number for _, number in group]
             request = PaintRequest(model=painter.name, label=label, seed=seeds[0], count=len(seeds), steps=steps)
             painted += [np.asarray(each.picture, dtype=np.float64)[None] for each in painter.paint(request, on_progress)]
-        pixels = world.joined(np.concatenate(painted), first, count).astype(np.uint8)
+        pixels = world.all_gather(np.concatenate(painted), first, count).astype(np.uint8)
         return png_bytes(contact_sheet([Image.fromarray(one) for one in pixels], columns=max(1, round(count**0.5))))
 
-    def manifest(self, model: nn.Module, training: dict[str, Any], scores: dict[str, Any]) -> Manifest:
-        assert isinstance(model, Denoiser)
+    def model(self, network: nn.Module, about: About) -> Model:
+        assert isinstance(network, Denoiser)
         sample = self.recipe.sample
-        return Manifest(
-            rung="pixel" if self.recipe.model.autoencoder == "rgb" else "latent",
-            denoiser=model.spec,
-            latents=scale_of(self.space),
-            labels=self.labels,
-            sampling=SamplingDefaults(sampler=sample.sampler, steps=sample.steps, guidance=sample.guidance),
-            training=training,
-            scores=scores,
-        )
+        sampling = SamplingDefaults(sampler=sample.sampler, steps=sample.steps, guidance=sample.guidance)
+        return Model(network, self.space, self.conditions, sampling, about)
 
-    @property
-    def representations(self) -> Representations | None:
-        """Of the pictures that it learns from."""
-        if self.shown is None:
-            return None
-        rows = self.pictures.train
-        return Representations(self.shown[rows], torch.from_numpy(self.pictures.labels[rows]))
-
-    def _condition(self, chosen: NDArray[np.int64], samples: NDArray[np.int64], hidden: NDArray[np.bool_]) -> Condition | None:
-        """What the chosen pictures are labelled and show, as samples number `samples` tell it; "no class" and zeros where hidden."""
-        label = shown = None
-        if self.labels:
-            labels = self.pictures.labels[chosen]
-            label = torch.from_numpy(np.where(hidden | (labels < 0), len(self.labels), labels)).to(self.device)
-        if self.shown is not None:
-            eps = noise(self.recipe.data.seed, "representation noise", samples, (COMPONENTS,))
-            shown = (blurred(self.shown[chosen], eps) * torch.from_numpy(~hidden)[:, None]).to(self.device)
-        return Condition(label=label, representation=shown) if self.labels or shown is not None else None
+    def _cond(self, chosen: NDArray[np.int64], samples: NDArray[np.int64], drop: bool) -> Cond:
+        """What the conditions say of the chosen pictures as samples number `samples`; each dropped by itself, as the recipe says."""
+        seed, cond = self.recipe.data.seed, dict[str, Tensor]()
+        for name, condition in self.conditions.items():
+            share = self.recipe.condition.drop(name) if drop else 0.0
+            cond |= condition.shown(chosen, samples, seed, dropped(seed, name, samples, share))
+        return to(cond, self.device)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 
-from bowerbird.conditions.image_embedding import COMPONENTS
+from bowerbird.conditions import Condition, network_parts
 from bowerbird.diffusion.schedule import NoiseLevels, log_normal, logit_normal, uniform_t
 from bowerbird.errors import RecipeError
 from bowerbird.models import transformer, unet
@@ -18,32 +19,33 @@ REACH = 2.5  # sampling walks this many standard deviations of the noise levels 
 SIGMA_DATA_PIXELS = 0.5
 
 
-def build_denoiser(recipe: Recipe, sample_shape: tuple[int, int, int], label_count: int) -> Denoiser:
-    """A freshly initialised model for pictures or latents of shape (C, H, W); label_count 0 means no labels."""
+def build_denoiser(recipe: Recipe, sample_shape: tuple[int, int, int], conditions: Mapping[str, Condition] | None = None) -> Denoiser:
+    """A freshly initialised model for pictures or latents of shape (C, H, W) that reads these conditions."""
     channels, size, _ = sample_shape
+    shapes = {name: condition.shape() for name, condition in (conditions or {}).items()}
     if recipe.model.network == "unet":
-        config = unet.unet_config(recipe.model.size, size, channels, label_count, recipe.train.dropout)
+        config = unet.unet_config(recipe.unet.size, size, channels, shapes.get("label", {}).get("count", 0), recipe.train.dropout)
         return Denoiser(unet.UNet(unet.unet_class()(**config)), _spec(recipe, sample_shape))
-    if size % recipe.model.patch:
+    own = recipe.transformer
+    if size % own.patch:
         raise RecipeError(
-            f"model.patch = {recipe.model.patch} does not divide the {size} latents that {recipe.model.autoencoder!r} makes of "
+            f"transformer.patch = {own.patch} does not divide the {size} latents that {recipe.model.autoencoder!r} makes of "
             f"data.size = {recipe.data.size}. Use a patch that does, or another size."
         )
-    width, depth, heads = transformer.SIZES[recipe.model.size]
-    shape = transformer.TransformerConfig(
+    width, depth, heads = transformer.SIZES[own.size]
+    settings = transformer.TransformerConfig(
         width,
         depth,
         heads,
-        recipe.model.patch,
+        own.patch,
         channels,
-        label_count,
         recipe.train.dropout,
-        recipe.model.detail,
+        own.stem_channels,
         absolute=True,
-        representation=COMPONENTS if recipe.condition.representation else 0,
-        fastest=transformer.FASTEST,
+        max_frequency=transformer.MAX_FREQUENCY,
+        conditions=shapes,
     )
-    return Denoiser(transformer.Transformer(shape), _spec(recipe, sample_shape))
+    return Denoiser(transformer.Transformer(settings, network_parts(shapes, width)), _spec(recipe, sample_shape))
 
 
 def sigma_data_of(recipe: Recipe) -> float:
@@ -64,7 +66,7 @@ def levels_of(recipe: Recipe) -> NoiseLevels:
 def build_autoencoder(recipe: Recipe) -> ConvAutoencoder:
     """A freshly initialised autoencoder of ours."""
     settings = recipe.autoencoder
-    return ConvAutoencoder(autoencoder_config(recipe.model.size, settings.factor, settings.channels))
+    return ConvAutoencoder(autoencoder_config(settings.size, settings.factor, settings.channels))
 
 
 def _spec(recipe: Recipe, sample_shape: tuple[int, int, int]) -> DenoiserSpec:

@@ -1,0 +1,144 @@
+"""Paints from our own models: a request in, pictures out.
+
+Picture i of a request starts from a generator of its own, seeded seed + i and drawn on the CPU, so it is the same
+picture alone or in a batch.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from bowerbird.diffusion.guidance import clip_x0, guide
+from bowerbird.diffusion.samplers import SAMPLERS
+from bowerbird.diffusion.schedule import karras_grid, timestep_grid
+from bowerbird.errors import RequestError, did_you_mean
+from bowerbird.model_folder import Model
+from bowerbird.models.conditioning import Cond, to
+from bowerbird.pixels import to_picture
+from bowerbird.progress import OnProgress, Progress, tell
+from bowerbird.request import Painted, PaintRequest, read_request
+
+BATCH = 16  # pictures painted together; two cores gain nothing from more
+_STEERING = ("prompt", "negative", "label")  # fields of a request that one condition or another reads
+_NOT_OURS = ("image", "mask", "outpaint", "loras", "styles", "then", "speed")
+
+
+class Painter(Protocol):
+    """Whatever can paint."""
+
+    def resolve(self, request: PaintRequest) -> PaintRequest: ...
+
+    def paint(self, request: PaintRequest, on_progress: OnProgress | None = None) -> Iterator[Painted]: ...
+
+    def describe(self) -> dict[str, Any]: ...
+
+
+class OwnPainter:
+    """Paints from a `Model`: one trained here, or somebody else's DDPM."""
+
+    def __init__(self, name: str, model: Model) -> None:
+        assert model.sampling is not None and model.denoiser is not None, "what paints says how"
+        self.name = name
+        self.model = model
+        self.denoiser = model.denoiser
+        self.sampling = model.sampling
+
+    def describe(self) -> dict[str, Any]:
+        return self.model.describe()
+
+    def resolve(self, request: PaintRequest) -> PaintRequest:
+        """The request with every default filled in; RequestError names what this model cannot do."""
+        for field in _NOT_OURS:
+            if _is_set(request, field):
+                raise RequestError(f"this model cannot use {field!r}. Leave it out, or choose another model.")
+        read = {field for condition in self.model.conditions.values() for field in condition.fields}
+        for field in _STEERING:
+            if field not in read and _is_set(request, field):
+                raise RequestError(f"this model reads no {field}: it was trained without. Leave it out, or choose another model.")
+        sampler = request.sampler or self.sampling.sampler
+        if sampler not in SAMPLERS:
+            raise RequestError(f"there is no sampler {sampler!r}.{did_you_mean(sampler, SAMPLERS)}")
+        for condition in self.model.conditions.values():
+            condition.asked(request, [0])  # what it does not know, it says before anything is painted
+        _, height, width = (self.model.space.autoencoder.factor * side for side in self.denoiser.spec.sample_shape)
+        fill = {
+            "seed": secrets.randbelow(2**32) if request.seed is None else request.seed,
+            "size": request.size or (width, height),
+            "steps": request.steps or self.sampling.steps,
+            "sampler": sampler,
+            "guidance": self.sampling.guidance if request.guidance is None else request.guidance,
+        }
+        return read_request({**request.model_dump(), **fill})
+
+    @torch.inference_mode()
+    def paint(self, request: PaintRequest, on_progress: OnProgress | None = None) -> Iterator[Painted]:
+        """Yield `count` pictures.  Cancelled is raised at the step at which the callback returns False."""
+        request = self.resolve(request)
+        assert request.seed is not None and request.size is not None
+        batch = 1 if request.exact else BATCH
+        for start in range(0, request.count, batch):
+            seeds = [request.seed + i for i in range(start, min(start + batch, request.count))]
+            for seed, x0 in zip(seeds, self._paint_batch(request, seeds, start, on_progress), strict=True):
+                yield Painted(_fit(self.picture(x0), request.size), seed, request)
+
+    def _paint_batch(self, request: PaintRequest, seeds: list[int], start: int, on_progress: OnProgress | None) -> Tensor:
+        assert request.steps is not None and request.sampler is not None and request.size is not None and request.guidance is not None
+        size, total = request.size, request.count * request.steps
+
+        def on_step(step: int, steps: int, x0: Tensor) -> None:
+            done = start * steps + step * len(seeds)
+            tell(on_progress, Progress("paint", done, total, preview=lambda: _fit(self.picture(x0[0]), size)))
+
+        noise = PictureNoise(seeds)
+        spec, device = self.denoiser.spec, self.denoiser.device
+        sigmas = self.sigmas(request)
+        x = self.denoiser.start(noise(torch.empty(len(seeds), *spec.sample_shape, device=device)), float(sigmas[0]))
+        wanted, unwanted = self.conditions(request, seeds)
+        denoise = guide(self.denoiser, wanted, unwanted, scale=request.guidance if wanted or unwanted else 1.0)
+        if spec.clip_x0:
+            denoise = clip_x0(denoise)
+        return SAMPLERS[request.sampler](denoise, x, sigmas, noise, on_step)
+
+    def picture(self, x0: Tensor) -> Image.Image:
+        """What x0 (C, h, w) looks like.  Decoded one at a time: latents are small, pictures are not."""
+        return to_picture(self.model.space.decode(x0[None])[0])
+
+    def sigmas(self, request: PaintRequest) -> Tensor:
+        """The noise levels to walk down: a DDPM's own timesteps for its ancestral sampler, Karras' grid for the others."""
+        assert request.steps is not None
+        if request.sampler == "ddpm" and self.denoiser.schedule is not None:
+            return timestep_grid(request.steps, self.denoiser.schedule, "leading")
+        return karras_grid(request.steps, self.denoiser.spec.sigma_min, self.denoiser.spec.sigma_max)
+
+    def conditions(self, request: PaintRequest, seeds: list[int]) -> tuple[Cond, Cond]:
+        """What to paint, and what guidance leads away from; both empty where nothing is asked for."""
+        wanted, unwanted = dict[str, Tensor](), dict[str, Tensor]()
+        for condition in self.model.conditions.values():
+            wanted |= condition.asked(request, seeds)
+            unwanted |= condition.unwanted(request, len(seeds))
+        return to(wanted, self.denoiser.device), to(unwanted, self.denoiser.device)
+
+
+class PictureNoise:
+    """noise(like) -> standard normal of the shape of `like`, row i from picture i's own generator on the CPU."""
+
+    def __init__(self, seeds: list[int]) -> None:
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def __call__(self, like: Tensor) -> Tensor:
+        return torch.stack([torch.randn(like.shape[1:], generator=g) for g in self.generators]).to(like)
+
+
+def _is_set(request: PaintRequest, field: str) -> bool:
+    return bool(getattr(request, field) != PaintRequest.model_fields[field].get_default(call_default_factory=True))
+
+
+def _fit(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Scaled until it covers (width, height), the borders cut off evenly."""
+    return ImageOps.fit(picture, size, Image.Resampling.LANCZOS)
