@@ -90,7 +90,7 @@ def test_what_cannot_be_is_refused_with_the_nearest(sd15: PretrainedPainter, tin
         ({"sampler": "dpm2m"}, r"Did you mean 'dpm\+\+2m'"),
         ({"speed": "fsat"}, "Did you mean 'fast'"),
         ({"label": "bird"}, "'label'"),
-        ({"styles": ["ink"]}, "'styles'"),
+        ({"styles": ["inc-wash"]}, "'ink-wash'"),
     ]:
         with pytest.raises(RequestError, match=words):
             paint(sd15, **fields)
@@ -101,7 +101,7 @@ def test_what_cannot_be_is_refused_with_the_nearest(sd15: PretrainedPainter, tin
 
 
 def test_speeds_change_the_number_of_steps(sd15: PretrainedPainter):
-    assert [sd15.resolve(request(steps=None, speed=speed)).steps for speed in ("fast", "normal", "fine")] == [12, 25, 50]
+    assert [sd15.resolve(request(steps=None, speed=speed)).steps for speed in ("extreme", "speed", "quality")] == [10, 25, 50]
 
 
 def test_models_distilled_to_few_steps_keep_their_sampler(tiny: Any, tmp_path: Path):
@@ -155,10 +155,10 @@ def test_cancel_takes_effect_at_the_next_step(sd15: PretrainedPainter):
     assert paint(sd15)[0].picture.tobytes() == paint(sd15)[0].picture.tobytes()  # and leaves the model fit for use
 
 
-def test_a_prompt_beyond_the_text_encoder_is_said(sd15: PretrainedPainter):
+def test_a_prompt_read_in_parts_is_said(sd15: PretrainedPainter):
     notes = []
     paint(sd15, lambda event: notes.append(event.note), prompt="bird " * 100)
-    assert "102 tokens" in notes[0]
+    assert "2 parts" in notes[0]
 
 
 # Sizes

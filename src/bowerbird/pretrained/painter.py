@@ -16,15 +16,16 @@ from torch import Tensor
 from bowerbird.errors import ModelError, RequestError, did_you_mean
 from bowerbird.pretrained import memory
 from bowerbird.pretrained.canvas import Size, blend, tiles
-from bowerbird.pretrained.clip import MAX_TOKENS
 from bowerbird.pretrained.loading import Parts
 from bowerbird.pretrained.lora import check_lora
 from bowerbird.pretrained.plan import UPSCALE, Work, plan, strength_of, usual_size
+from bowerbird.pretrained.prompting import count_chunks, said
 from bowerbird.pretrained.samplers import SAMPLERS, own_sampler, scheduler_for, watch
 from bowerbird.progress import OnProgress, Progress, tell
+from bowerbird.prompts import finish
+from bowerbird.prompts.speeds import Kind, Pace, pace
 from bowerbird.request import Lora, Painted, PaintRequest
 
-SPEEDS = {"fast": 0.5, "normal": 1.0, "fine": 2.0}  # times the model's usual number of steps
 FEW_STEPS = 4  # usual for a model distilled to need no more
 PREVIEW_LATENTS = 24  # longest side of the latents a preview is decoded from
 TILE, OVERLAP = 256, 32  # the x4 upscaler was trained on 128 px; larger pictures are done in parts of this side
@@ -78,44 +79,61 @@ class PretrainedPainter:
         }
 
     def resolve(self, request: PaintRequest) -> PaintRequest:
-        """The request with every default filled in; RequestError names what this model cannot do."""
-        for field in ("label", "styles", "then"):
+        """The request with final words and every default filled in; RequestError names what this model cannot do."""
+        request = finish(request)[0]
+        for field in ("label", "then"):
             if getattr(request, field):
                 raise RequestError(f"a Stable Diffusion model does not read {field!r} itself. Leave it out.")
         family, distilled_for = self.parts.family, own_sampler(self.parts.schedulers["scheduler"])
         unfit = request.mask is not None or request.outpaint or request.strength is not None
         if family.kind == "upscale" and (request.image is None or unfit):
             raise RequestError("this model enlarges pictures: give it an image, and neither mask, outpaint nor strength.")
-        speed = request.speed or "normal"
-        if speed not in SPEEDS:
-            raise RequestError(f"there is no speed {speed!r}.{did_you_mean(speed, SPEEDS)}")
-        sampler = request.sampler or distilled_for or family.sampler
-        if sampler not in SAMPLERS:
-            raise RequestError(f"there is no sampler {sampler!r}.{did_you_mean(sampler, SAMPLERS)}")
-        steps = FEW_STEPS if distilled_for else family.steps
         guided_by_two_predictions = self.unet.config.time_cond_proj_dim is None
-        guidance = 1.0 if distilled_for and guided_by_two_predictions else family.guidance
+        asked = pace(
+            request,
+            self._kind(),
+            Pace(
+                steps=FEW_STEPS if distilled_for else family.steps,
+                sampler=distilled_for or family.sampler,
+                guidance=1.0 if distilled_for and guided_by_two_predictions else family.guidance,
+            ),
+        )
+        if asked.sampler not in SAMPLERS:
+            raise RequestError(f"there is no sampler {asked.sampler!r}.{did_you_mean(asked.sampler, SAMPLERS)}")
         fill: dict[str, Any] = {
             "seed": secrets.randbelow(2**32) if request.seed is None else request.seed,
             "size": request.size or usual_size(request, family.kind, self.native),
-            "steps": request.steps or max(1, round(steps * SPEEDS[speed])),
-            "sampler": sampler,
-            "guidance": guidance if request.guidance is None else request.guidance,
+            "steps": asked.steps,
+            "sampler": asked.sampler,
+            "guidance": asked.guidance,
             "strength": strength_of(request, family.kind),
         }
         return request.model_copy(update=fill)
 
-    @torch.inference_mode()
-    def paint(self, request: PaintRequest, on_progress: OnProgress | None = None) -> Iterator[Painted]:
-        """Yield `count` pictures, one at a time, so that the bytes of one never depend on how many were asked for.
+    def _kind(self) -> Kind:
+        """What the words for speed are to mean."""
+        if self.parts.family.kind == "upscale":
+            return "upscale"
+        if own_sampler(self.parts.schedulers["scheduler"]):
+            return "few-step"
+        return "sdxl" if "text_encoder_2" in self.parts.networks else "sd"
 
-        Cancelled is raised at the step at which the callback returns False.
+    def paint(self, request: PaintRequest, on_progress: OnProgress | None = None) -> Iterator[Painted]:
+        """Yield `count` pictures, for each value of the prompt's arrays if it has some.
+
+        One at a time, so that the bytes of one never depend on how many were asked for.  Cancelled is raised at the step at
+        which the callback returns False.
         """
+        for final in finish(request):
+            yield from self._paint(final, on_progress)
+
+    @torch.inference_mode()
+    def _paint(self, request: PaintRequest, on_progress: OnProgress | None) -> Iterator[Painted]:
         request = self.resolve(request)
         assert request.seed is not None and request.size is not None
         work = plan(request, self.parts.family.kind, self.native)
         self._use_loras(request.loras)
-        for note in (self._too_long(request), memory.shortage(work.size, self.unet.dtype, self.device)):
+        for note in (self._in_parts(request), memory.shortage(work.size, self.unet.dtype, self.device)):
             if note:
                 tell(on_progress, Progress("paint", 0, 1, note=note))
         for number in range(request.count):
@@ -163,7 +181,7 @@ class PretrainedPainter:
         watch(pipeline.scheduler, on_step)
         memory.fit_decoder(self.vae, work.size, self.device)
         try:
-            pixels: NDArray[np.float32] = pipeline(**work.arguments, generator=generator, output_type="np").images[0]
+            pixels: NDArray[np.float32] = pipeline(**said(pipeline, work.arguments), generator=generator, output_type="np").images[0]
         except torch.cuda.OutOfMemoryError as error:
             raise memory.too_large(work.size, self.device) from error
         finally:
@@ -240,6 +258,6 @@ class PretrainedPainter:
             pipeline.set_adapters([f"lora{number}" for number in range(len(loras))], [lora.weight for lora in loras])
         self._loras = list(loras)
 
-    def _too_long(self, request: PaintRequest) -> str:
-        length = len(self.parts.tokenizers["tokenizer"](request.prompt).input_ids)
-        return f"the prompt is {length} tokens long; this model reads the first {MAX_TOKENS}" if length > MAX_TOKENS else ""
+    def _in_parts(self, request: PaintRequest) -> str:
+        parts = count_chunks(self.parts.tokenizers["tokenizer"], request.prompt)
+        return f"the prompt is long and read in {parts} parts, of which the first says most" if parts > 1 else ""
