@@ -143,7 +143,8 @@ def infotext(request: PaintRequest) -> str:
 
 
 def _digital_source(request: PaintRequest) -> DigitalSource:
-    return "compositeWithTrainedAlgorithmicMedia" if request.mask or request.outpaint else "trainedAlgorithmicMedia"
+    repainted = request.mask or request.mask_at or request.outpaint
+    return "compositeWithTrainedAlgorithmicMedia" if repainted else "trainedAlgorithmicMedia"
 
 
 def _our_note(request: PaintRequest) -> str:

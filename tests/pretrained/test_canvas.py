@@ -15,9 +15,11 @@ from PIL import Image
 from bowerbird.pretrained.canvas import (
     blend,
     border_step,
+    close_up,
     extend,
     join,
     membrane,
+    region_at,
     region_to_repaint,
     tiles,
     working_size,
@@ -124,3 +126,43 @@ def test_the_region_to_repaint_holds_the_mask(data: Any):
     box = region_to_repaint(mask, 256)
     assert 0 <= box[0] <= left and 0 <= box[1] <= top and right <= box[2] <= width and bottom <= box[3] <= height
     assert box[2] - box[0] >= min(width, 256) and box[3] - box[1] >= min(height, 256)
+
+
+# Regions
+
+
+def flooded(alike: np.ndarray[Any, Any], start: tuple[int, int]) -> np.ndarray[Any, Any]:
+    """One pixel after the other, as a bucket of paint goes."""
+    found, todo = np.zeros_like(alike), [start]
+    while todo:
+        row, column = todo.pop()
+        if 0 <= row < alike.shape[0] and 0 <= column < alike.shape[1] and alike[row, column] and not found[row, column]:
+            found[row, column] = True
+            todo += [(row + 1, column), (row - 1, column), (row, column + 1), (row, column - 1)]
+    return found
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 24), st.integers(1, 24), st.floats(0.2, 0.95))
+def test_a_region_is_what_a_bucket_of_paint_fills(seed: int, height: int, width: int, share: float):
+    draw = np.random.default_rng(seed)
+    alike = draw.random((height, width)) < share
+    row, column = int(draw.integers(height)), int(draw.integers(width))
+    alike[row, column] = True
+    picture = Image.fromarray(np.where(alike, 100 + draw.integers(-16, 17, alike.shape), 200).astype(np.uint8))
+    mask = np.asarray(region_at(picture, (column, row), 32)) > 0
+    filled = np.pad(flooded(alike, (row, column)), 1)
+    grown = np.any([np.roll(filled, (i, j), (0, 1)) for i in (-1, 0, 1) for j in (-1, 0, 1)], 0)[1:-1, 1:-1]
+    assert (mask == grown).all()
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.data())
+def test_a_close_up_holds_the_mask_and_its_surroundings(width: int, height: int, data: Any):
+    left, top = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
+    right, bottom = data.draw(st.integers(left + 1, width)), data.draw(st.integers(top + 1, height))
+    mask = Image.new("L", (width, height))
+    mask.paste(255, (left, top, right, bottom))
+    box = close_up(mask)
+    assert 0 <= box[0] <= left and 0 <= box[1] <= top and right <= box[2] <= width and bottom <= box[3] <= height
+    for low, high, limit, side in ((box[0], box[2], width, right - left), (box[1], box[3], height, bottom - top)):
+        assert high - low >= min(limit, 2 * side)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from bowerbird.errors import ModelError, PictureFolderError, RequestError, ResourceError
 from bowerbird.picture_metadata import read_metadata, save_picture
@@ -220,6 +220,38 @@ def test_a_small_part_of_a_large_picture_is_painted_at_full_size(tiny: Any, tmp_
     assert work.size == (64, 64) and work.repaint is not None
     left, top, right, bottom = work.repaint.box
     assert (right - left, bottom - top) == (64, 64) and left <= 500 and right >= 520 and top <= 100 and bottom >= 130
+
+
+def test_detail_paints_a_small_part_at_the_networks_own_size(sd15: PretrainedPainter, tmp_path: Path):
+    """A face of 12 pixels is painted on 64: only the masked pixels change, and no step shows at their border."""
+    picture, mask = Image.linear_gradient("L").resize((64, 64)).convert("RGB"), Image.new("L", (64, 64))
+    ImageDraw.Draw(mask).ellipse((20, 30, 32, 42), fill=255)
+    picture.save(tmp_path / "face.png")
+    mask.save(tmp_path / "mask.png")
+    fields = {"image": tmp_path / "face.png", "mask": tmp_path / "mask.png", "detail": True}
+    resolved = sd15.resolve(request(**fields))
+    work = painter.plan(resolved, "paint", sd15.native)
+    assert resolved.strength == 0.5 and work.repaint is not None
+    assert work.repaint.box[2] - work.repaint.box[0] == 26 and work.size == (64, 64)
+    painted = paint(sd15, **fields)[0].picture
+    kept = np.asarray(mask) < 128
+    assert (pixels(painted)[kept] == pixels(picture)[kept]).all()
+    inside = np.abs(np.diff(pixels(painted), axis=1))[~kept[:, 1:] & ~kept[:, :-1]].mean()
+    assert border_step(painted, mask) < 1.5 * inside
+    assert (pixels(painted)[~kept] != pixels(picture)[~kept]).any()
+
+
+def test_a_point_stands_for_the_region_it_lies_in(sd15: PretrainedPainter, tmp_path: Path):
+    picture = Image.new("RGB", (64, 64), "navy")
+    ImageDraw.Draw(picture).rectangle((8, 8, 23, 39), fill="orange")
+    picture.save(tmp_path / "picture.png")
+    painted = pixels(paint(sd15, image=tmp_path / "picture.png", mask_at=(10, 10))[0].picture)
+    changed = (painted != pixels(picture)).any(-1)
+    assert changed[10:38, 10:22].mean() > 0.9
+    changed[7:41, 7:25] = False  # the rectangle and a pixel around it
+    assert not changed.any()
+    with pytest.raises(RequestError, match="64 x 64"):
+        paint(sd15, image=tmp_path / "picture.png", mask_at=(64, 0))
 
 
 @pytest.mark.parametrize("sides", [{"left": 24}, {"right": 16, "bottom": 32}, {"left": 16, "top": 16, "right": 16, "bottom": 16}])

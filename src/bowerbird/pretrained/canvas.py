@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFilter
 
 Size = tuple[int, int]  # width, height
 Box = tuple[int, int, int, int]  # left, top, right, bottom
@@ -42,6 +42,45 @@ def region_to_repaint(mask: Image.Image, native: int) -> Box:
         start = min(max(0, (low + high - length) // 2), limit - length)
         spans.append((start, start + length))
     return spans[0][0], spans[1][0], spans[0][1], spans[1][1]
+
+
+def close_up(mask: Image.Image) -> Box:
+    """The part of a picture to look at closely: what the mask covers and as much again around it, at most twice as long as wide."""
+    left, top, right, bottom = mask.getbbox() or (0, 0, mask.width, mask.height)
+    longest = max(right - left, bottom - top)
+    spans = []
+    for low, high, limit in ((left, right, mask.width), (top, bottom, mask.height)):
+        length = min(limit, max(2 * (high - low), longest, 2 * MULTIPLE))
+        start = min(max(0, (low + high - length) // 2), limit - length)
+        spans.append((start, start + length))
+    return spans[0][0], spans[1][0], spans[0][1], spans[1][1]
+
+
+def region_at(picture: Image.Image, point: tuple[int, int], tolerance: int) -> Image.Image:
+    """The mask of what is connected to `point` (x, y) and differs from it by at most `tolerance` (0..255) in every channel.
+
+    Grown by a pixel, so that the soft border of a thing belongs to it.
+    """
+    pixels = np.asarray(picture.convert("RGB"), np.int16)
+    alike = (np.abs(pixels - pixels[point[1], point[0]]) <= tolerance).all(-1)
+    found = np.zeros_like(alike)
+    found[point[1], point[0]] = True
+    area = 0
+    while found.sum() > area:  # each round goes on along whole rows and columns, so there are as many as the region has bends
+        area = found.sum()
+        for axis in (1, 0):
+            found = _spread(found, alike, axis)
+    return Image.fromarray(np.where(found, 255, 0).astype(np.uint8)).filter(ImageFilter.MaxFilter(3))
+
+
+def _spread(found: NDArray[np.bool_], alike: NDArray[np.bool_], axis: int) -> NDArray[np.bool_]:
+    """Every unbroken run of `alike` pixels along an axis in which one is found."""
+    found, alike = np.swapaxes(found, 0, axis), np.swapaxes(alike, 0, axis)
+    begins = alike & ~np.pad(alike, ((1, 0), (0, 0)))[:-1]
+    runs = begins.cumsum(0) + np.arange(alike.shape[1]) * (alike.shape[0] + 1)  # a number of its own for each run of each line
+    hit = np.zeros(runs.max() + 1, bool)
+    hit[runs[found]] = True
+    return np.swapaxes(alike & hit[runs], 0, axis)
 
 
 def extend(picture: Image.Image, left: int = 0, top: int = 0, right: int = 0, bottom: int = 0) -> tuple[Image.Image, Image.Image]:

@@ -18,7 +18,7 @@ from bowerbird.pretrained import memory
 from bowerbird.pretrained.canvas import Size, blend, tiles
 from bowerbird.pretrained.loading import Parts
 from bowerbird.pretrained.lora import check_lora
-from bowerbird.pretrained.plan import UPSCALE, Work, plan, strength_of, usual_size
+from bowerbird.pretrained.plan import UPSCALE, Work, is_repainting, plan, strength_of, usual_size
 from bowerbird.pretrained.prompting import count_chunks, said
 from bowerbird.pretrained.samplers import SAMPLERS, own_sampler, scheduler_for, watch
 from bowerbird.progress import OnProgress, Progress, tell
@@ -85,7 +85,7 @@ class PretrainedPainter:
             if getattr(request, field):
                 raise RequestError(f"a Stable Diffusion model does not read {field!r} itself. Leave it out.")
         family, distilled_for = self.parts.family, own_sampler(self.parts.schedulers["scheduler"])
-        unfit = request.mask is not None or request.outpaint or request.strength is not None
+        unfit = is_repainting(request) or request.strength is not None
         if family.kind == "upscale" and (request.image is None or unfit):
             raise RequestError("this model enlarges pictures: give it an image, and neither mask, outpaint nor strength.")
         guided_by_two_predictions = self.unet.config.time_cond_proj_dim is None

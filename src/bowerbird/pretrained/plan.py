@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from PIL import Image, ImageOps
 
-from bowerbird.errors import PictureFolderError
-from bowerbird.pretrained.canvas import MULTIPLE, Box, Size, extend, join, region_to_repaint, working_size
+from bowerbird.errors import PictureFolderError, RequestError
+from bowerbird.pretrained.canvas import MULTIPLE, Box, Size, close_up, extend, join, region_at, region_to_repaint, working_size
 from bowerbird.request import PaintRequest
 
 Task = Literal["text", "image", "inpaint", "upscale"]
 
-USUAL_STRENGTH = 0.6
+USUAL_STRENGTH, DETAIL_STRENGTH = 0.6, 0.5
 UPSCALE = 4
 UPSCALE_NOISE_LEVEL = 20  # of 350: how much of the small picture's detail the x4 upscaler may replace; diffusers' default
 OPEN_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
@@ -64,7 +65,7 @@ def plan(request: PaintRequest, kind: str, native: int) -> Work:
         return Work("upscale", size, {**always, "image": whole, "noise_level": UPSCALE_NOISE_LEVEL}, kept=(0, 0, *kept))
     if request.strength is not None:
         always["strength"] = max(request.strength, 1 / request.steps)  # at least one step
-    if request.mask is not None or request.outpaint:
+    if is_repainting(request):
         return _plan_repaint(request, native, always)
     size = working_size(request.size, native)
     start = ImageOps.fit(open_picture(request.image), size, Image.Resampling.LANCZOS) if request.image is not None else None
@@ -79,12 +80,21 @@ def plan(request: PaintRequest, kind: str, native: int) -> Work:
 
 def _plan_repaint(request: PaintRequest, native: int, always: dict[str, Any]) -> Work:
     original, mask = canvas_of(request)
-    box = region_to_repaint(mask, native)
-    size = working_size((box[2] - box[0], box[3] - box[1]), native)
+    box = close_up(mask) if request.detail else region_to_repaint(mask, native)
+    wanted = (box[2] - box[0], box[3] - box[1])
+    if request.detail:  # as large as the network paints well
+        scale = max(1.0, math.sqrt(native**2 / (wanted[0] * wanted[1])))
+        wanted = (round(wanted[0] * scale), round(wanted[1] * scale))
+    size = working_size(wanted, native)
     image = original.crop(box).resize(size, Image.Resampling.LANCZOS)
     mask_image = mask.crop(box).resize(size, Image.Resampling.NEAREST)
     arguments = {**always, **_shape(size), "image": image, "mask_image": mask_image}
     return Work("inpaint", size, arguments, Repaint(original, mask, box))
+
+
+def is_repainting(request: PaintRequest) -> bool:
+    """Whether a part of a picture is painted anew, rather than a whole one."""
+    return request.mask is not None or request.mask_at is not None or bool(request.outpaint)
 
 
 def canvas_of(request: PaintRequest) -> tuple[Image.Image, Image.Image]:
@@ -94,6 +104,11 @@ def canvas_of(request: PaintRequest) -> tuple[Image.Image, Image.Image]:
     mask = Image.new("L", picture.size)
     if request.mask is not None:
         mask = open_mask(request.mask).resize(picture.size, Image.Resampling.NEAREST)
+    if request.mask_at is not None:
+        x, y = request.mask_at
+        if x >= picture.width or y >= picture.height:
+            raise RequestError(f"the point {x},{y} lies outside the picture, which is {picture.width} x {picture.height} pixels.")
+        mask = region_at(picture, request.mask_at, request.mask_tolerance)
     if not request.outpaint:
         return picture, mask
     canvas, new_room = extend(picture, **request.outpaint)
@@ -116,8 +131,9 @@ def strength_of(request: PaintRequest, kind: str) -> float | None:
     """How far to move from the picture, None where there is none to move from.  Left open, a masked part is painted anew."""
     if request.image is None or kind == "upscale":
         return None
-    usual = 1.0 if request.mask is not None or request.outpaint else USUAL_STRENGTH
-    return usual if request.strength is None else request.strength
+    if request.strength is not None:
+        return request.strength
+    return DETAIL_STRENGTH if request.detail else 1.0 if is_repainting(request) else USUAL_STRENGTH
 
 
 def _shape(size: Size) -> dict[str, int]:

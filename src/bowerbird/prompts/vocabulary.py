@@ -16,30 +16,9 @@ FILE = "words.json"
 MAX_PHRASES, MAX_COMPANY, MAX_WORDS = 400, 16, 5
 MAX_FILE_BYTES = 2**20
 
-_LITTLE = [
-    "of",
-    "with",
-    "and",
-    "or",
-    "in",
-    "on",
-    "at",
-    "is",
-    "are",
-    "has",
-    "have",
-    "that",
-    "which",
-    "this",
-    "its",
-    "it",
-    "from",
-    "by",
-    "for",
-    "to",
-    "as",
-]
-_ARTICLES = ["a", "an", "the", "some"]
+_JOINS = ("of", "with", "and", "or", "in", "on", "at", "from", "by", "for", "to", "as")
+_LITTLE = (*_JOINS, "is", "are", "has", "have", "that", "which", "this", "its", "it")
+_ARTICLES = ("a", "an", "the", "some")
 _BREAK = re.compile(rf"[^\w\s'-]+|\b(?:{'|'.join(_LITTLE)})\b")
 _ARTICLE = re.compile(rf"^(?:{'|'.join(_ARTICLES)})\s+")
 
