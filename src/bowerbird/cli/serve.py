@@ -41,6 +41,32 @@ def serve(
     serve(queue, _catalogue(queue.home, models), host, port, key, devices, options.precision, keep_hours)
 
 
+@app.command()
+def mcp(context: typer.Context, home: Home = None, models: Models = None) -> None:
+    """Be a tool of a chat assistant (MCP over standard input and output); `serve` offers the same over HTTP at /mcp."""
+    import contextlib
+
+    from bowerbird.errors import MissingExtraError, ResourceError
+    from bowerbird.jobs import Queue, Supervisor
+
+    try:
+        from bowerbird.mcp import create_tools
+    except ImportError as error:
+        raise MissingExtraError("mcp", "mcp") from error
+    queue, options = Queue(home), context.obj
+    with contextlib.ExitStack() as workers:
+        running: list[Supervisor] = []
+
+        def ready() -> None:
+            """Have workers: those of a server on the same queue, or our own."""
+            if not running:
+                with contextlib.suppress(ResourceError):  # somebody else runs them
+                    running.append(workers.enter_context(Supervisor(queue, [options.device], options.precision)))
+
+        ready()
+        create_tools(queue, _catalogue(queue.home, models), ready=ready).run("stdio")
+
+
 def _catalogue(home: Path, models: list[str] | None) -> Catalogue:
     from bowerbird.jobs import Catalogue
 

@@ -10,9 +10,9 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from bowerbird.jobs import Job
+from bowerbird.jobs.asking import check_size, paint_request
 from bowerbird.picture_metadata import infotext
 from bowerbird.request import PaintRequest
-from bowerbird.server.asking import check_size, paint_request
 from bowerbird.server.errors import RESPONSES, ApiError, of_job
 from bowerbird.server.serving import Serving
 from bowerbird.server.uploads import from_base64, keep_mask, keep_picture

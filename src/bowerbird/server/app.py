@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, PlainTextResponse
@@ -17,11 +18,23 @@ from bowerbird.server import a1111, errors, openai_images, own
 from bowerbird.server.guard import Guard
 from bowerbird.server.serving import Serving
 
+if TYPE_CHECKING:
+    from mcp.server.mcpserver import MCPServer
+
 _PRUNE_SECONDS = 60.0
 
 
-def create_app(serving: Serving, key: str | None = None) -> FastAPI:
-    """The server as an ASGI application.  key: what clients must send; None only behind a loopback address."""
+def create_app(serving: Serving, key: str | None = None, tools: MCPServer[Any] | None = None) -> FastAPI:
+    """The server as an ASGI application.
+
+    key: what clients must send; None only behind a loopback address.  tools: for chat assistants, at /mcp.
+    """
+    chat = None
+    if tools is not None:
+        from mcp.server.transport_security import TransportSecuritySettings
+
+        ours = TransportSecuritySettings(enable_dns_rebinding_protection=False)  # the Guard looks at Host and Origin for every route
+        chat = tools.streamable_http_app(stateless_http=True, transport_security=ours)
 
     @contextlib.asynccontextmanager
     async def housekeeping(app: FastAPI) -> AsyncIterator[None]:
@@ -33,7 +46,10 @@ def create_app(serving: Serving, key: str | None = None) -> FastAPI:
                 await asyncio.sleep(_PRUNE_SECONDS)
 
         task = asyncio.create_task(prune())
-        yield
+        async with contextlib.AsyncExitStack() as stack:
+            if chat is not None:
+                await stack.enter_async_context(chat.router.lifespan_context(chat))
+            yield
         task.cancel()
 
     # Swagger's pages would load scripts from elsewhere; the document itself is at /openapi.json.
@@ -49,6 +65,9 @@ def create_app(serving: Serving, key: str | None = None) -> FastAPI:
     errors.install(app)
     for router in (openai_images.routes(serving), a1111.routes(serving), own.routes(serving), own.pictures(serving)):
         app.include_router(router)
+
+    if chat is not None:
+        app.router.routes.extend(chat.routes)
 
     @app.get("/health/live", tags=["operation"])
     async def live() -> dict[str, str]:

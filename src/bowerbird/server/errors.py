@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from bowerbird.errors import BowerbirdError
+from bowerbird.jobs.asking import SizeError
 from bowerbird.jobs.job import JobError
 from bowerbird.jobs.queue import QueueFull, UnknownJob
 
@@ -84,6 +85,8 @@ def of_house(error: BowerbirdError) -> ApiError:
         return ApiError(
             429, str(error), code="rate_limit_exceeded", kind="rate_limit_error", headers={"Retry-After": str(error.retry_after_seconds)}
         )
+    if isinstance(error, SizeError):
+        return ApiError(400, str(error), param="size", code="invalid_size")
     if isinstance(error, UnknownJob):
         return ApiError(404, str(error), code="job_not_found")
     return of_job(JobError(kind=type(error).__name__, message=str(error)))

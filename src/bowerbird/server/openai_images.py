@@ -22,8 +22,8 @@ from pydantic.fields import FieldInfo
 from starlette.datastructures import UploadFile
 
 from bowerbird.jobs import Job, Kind, ModelEntry
+from bowerbird.jobs.asking import paint_request, read_size
 from bowerbird.request import PaintRequest
-from bowerbird.server.asking import paint_request, read_size
 from bowerbird.server.errors import RESPONSES, ApiError, of_job
 from bowerbird.server.serving import Serving
 from bowerbird.server.uploads import keep_mask, keep_picture

@@ -6,9 +6,15 @@ import signal
 import socket
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from bowerbird.errors import MissingExtraError, RequestError, ResourceError
 from bowerbird.jobs import Catalogue, Queue, Supervisor
+
+if TYPE_CHECKING:
+    from mcp.server.mcpserver import MCPServer
+
+    from bowerbird.server.serving import Serving
 
 DRAIN_SECONDS = 30
 
@@ -41,7 +47,7 @@ def serve(
     with _bound(host, port) as listening, Supervisor(queue, devices, precision) as supervisor:
         serving = Serving(queue, catalogue, supervisor.problem, loopback, keep_seconds=max(1.0, keep_hours) * 3600)
         config = uvicorn.Config(
-            create_app(serving, key),
+            create_app(serving, key, _chat_tools(serving)),
             log_level="warning",
             timeout_graceful_shutdown=DRAIN_SECONDS,
             server_header=False,
@@ -52,6 +58,15 @@ def serve(
         for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises the signal again when it is done, and we are not yet
             signal.signal(number, lambda *_: None)
         server.run(sockets=[listening])
+
+
+def _chat_tools(serving: Serving) -> MCPServer[Any] | None:
+    """The tools for chat assistants, where the extra `mcp` is installed."""
+    try:
+        from bowerbird.mcp import create_tools
+    except ImportError:
+        return None
+    return create_tools(serving.queue, serving.catalogue, serving.may_read)
 
 
 def read_key(file: Path) -> str:

@@ -1,0 +1,60 @@
+"""From a client's words to a PaintRequest that this model can honour."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from bowerbird.errors import RequestError
+from bowerbird.jobs.catalogue import ModelEntry
+from bowerbird.request import PaintRequest, read_request
+
+MAX_PIXELS = 4096 * 4096  # of one picture that a client asks for
+
+
+class SizeError(RequestError):
+    """A size that no picture can have here."""
+
+
+def paint_request(entry: ModelEntry, prompt: str, fields: dict[str, Any]) -> tuple[PaintRequest, list[str]]:
+    """The request, and notes on what of it this model cannot use.  Fields that are None are left to the model.
+
+    Clients of these faces always send a prompt.  A model that reads no text gets the label that the prompt names, if it has
+    labels, and the prompt is left out with a note; every other field that is impossible is a RequestError.
+    """
+    notes: list[str] = []
+    if entry.reads_text:
+        fields = {**fields, "prompt": prompt}
+    elif prompt:
+        label = fields.get("label") or named_label(prompt, entry.labels)
+        fields = {**fields, "label": label, "negative": None}
+        instead = f"it paints its label {label!r}." if label else "the prompt was left out."
+        notes.append(f"the model {entry.name!r} reads no text; {instead}")
+    return read_request({"model": entry.where, **{name: value for name, value in fields.items() if value is not None}}), notes
+
+
+def named_label(prompt: str, labels: list[str]) -> str | None:
+    """The longest label whose words stand in the prompt, in its order; numbers before a name, as of CUB's folders, do not count."""
+    named = [label for label in labels if _words(label) != "  " and _words(label) in _words(prompt)]
+    return max(named, key=len, default=None)
+
+
+def _words(text: str) -> str:
+    return f" {' '.join(re.findall(r'[a-z]+', text.lower()))} "
+
+
+def read_size(size: str | None) -> tuple[int, int] | None:
+    """WIDTHxHEIGHT; None, or auto, for the model's own size."""
+    if size is None or size == "auto":
+        return None
+    match = re.fullmatch(r"(\d{1,6})x(\d{1,6})", size)
+    if match is None:
+        raise SizeError(f"Invalid size {size!r:.40}: it is WIDTHxHEIGHT, such as 512x512, or auto.")
+    return check_size(int(match[1]), int(match[2]))
+
+
+def check_size(width: int, height: int) -> tuple[int, int]:
+    """The size, if a picture of it can be asked for."""
+    if min(width, height) < 8 or max(width, height) > 8192 or width * height > MAX_PIXELS:
+        raise SizeError(f"The size {width}x{height} is not possible: sides are 8 to 8192 pixels, and at most {MAX_PIXELS:,} pixels in all.")
+    return width, height

@@ -1,0 +1,207 @@
+"""Bowerbird as tools for chat assistants (Model Context Protocol): they draw, vary and train through the queue.
+
+`create_tools` makes the server object of the `mcp` SDK; `bowerbird mcp` speaks it over standard input and output, and
+`bowerbird serve` over streamable HTTP at /mcp.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import anyio
+from mcp.server.mcpserver import Context, Image, MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
+from pydantic import Field
+
+from bowerbird import __version__
+from bowerbird.errors import BowerbirdError
+from bowerbird.jobs import Catalogue, Job, Queue, TrainRequest
+from bowerbird.jobs.asking import paint_request, read_size
+from bowerbird.jobs.requests import DEFAULT_RECIPE, read_job_request
+from bowerbird.recipe import built_in_recipes
+from bowerbird.request import PaintRequest
+
+MAX_COUNT = 4  # pictures in one answer: a chat has little room
+_LOOK_SECONDS = 0.05
+
+INSTRUCTIONS = (
+    "Bowerbird paints pictures with models on this machine, some of them trained by the user on the user's own pictures. "
+    "Ask list_models what there is and whether a model reads text or labels. Each picture comes with its name, which vary takes."
+)
+
+Picture = Annotated[str, Field(description="the name of a picture, as generate or vary gave it")]
+ModelName = Annotated[str | None, Field(description="a name of list_models; the default when left out")]
+
+
+def create_tools(
+    queue: Queue,
+    catalogue: Catalogue,
+    may_read: Callable[[Path], bool] = lambda place: True,
+    ready: Callable[[], None] = lambda: None,
+) -> MCPServer[Any]:
+    """The tools.  may_read: whether this client may name that place as pictures; ready: called before each job, to have workers."""
+    tools: MCPServer[Any] = MCPServer("bowerbird", title="Bowerbird", version=__version__, instructions=INSTRUCTIONS, log_level="WARNING")
+
+    @tools.tool(structured_output=False)
+    async def generate(
+        ctx: Context[Any, Any],
+        prompt: Annotated[str, Field(description="what to paint", max_length=20_000)],
+        model: ModelName = None,
+        count: Annotated[int, Field(ge=1, le=MAX_COUNT, description="how many pictures")] = 1,
+        size: Annotated[str | None, Field(description="WIDTHxHEIGHT in pixels; the model's own when left out")] = None,
+        negative: Annotated[str | None, Field(description="what to avoid")] = None,
+        label: Annotated[str | None, Field(description="which class to paint, for models with labels")] = None,
+        styles: Annotated[list[str] | None, Field(description="named styles woven into the prompt")] = None,
+        seed: Annotated[int | None, Field(ge=0, lt=2**63, description="the same seed paints the same picture")] = None,
+        steps: Annotated[int | None, Field(ge=1, le=1000, description="more is finer and slower")] = None,
+    ) -> list[Any]:
+        """Paint pictures from words."""
+        entry = _sentence(catalogue.find, model, True)
+        fields = {"count": count, "negative": negative, "label": label, "styles": styles, "seed": seed, "steps": steps}
+        fields["size"] = _sentence(read_size, size)
+        request, notes = _sentence(paint_request, entry, prompt, fields)
+        return await _painted(ctx, request, entry.name, notes)
+
+    @tools.tool()
+    async def list_models() -> str:
+        """What models there are, whether each reads text, and the labels it knows."""
+        return json.dumps(
+            [
+                {
+                    "name": entry.name,
+                    "kind": entry.kind,
+                    "reads_text": entry.reads_text,
+                    "labels": entry.labels[:300],
+                    "licence": entry.licence,
+                }
+                for entry in catalogue.entries()
+            ],
+            ensure_ascii=False,
+        )
+
+    @tools.tool(structured_output=False)
+    async def vary(
+        ctx: Context[Any, Any],
+        picture: Picture,
+        strength: Annotated[float, Field(ge=0, le=1, description="how far to move from it: 0 keeps it, 1 forgets it")] = 0.6,
+        prompt: Annotated[str | None, Field(description="other words; those it was painted with when left out", max_length=20_000)] = None,
+        count: Annotated[int, Field(ge=1, le=MAX_COUNT)] = 1,
+    ) -> list[Any]:
+        """Paint variations of an earlier picture."""
+        before, path = _sentence(_earlier, picture)
+        fields = {**before, "image": path, "strength": strength, "count": count, "seed": None, "asked": None}
+        entries = {entry.where: entry for entry in catalogue.entries()}
+        entry = entries.get(str(before["model"])) or _sentence(catalogue.find, None)
+        words = prompt if prompt is not None else str(fields.pop("prompt", ""))
+        fields.pop("prompt", None)
+        fields.pop("model", None)
+        request, notes = _sentence(paint_request, entry, words, fields)
+        return await _painted(ctx, request, entry.name, notes)
+
+    @tools.tool()
+    async def start_training(
+        pictures: Annotated[str, Field(description="a folder of pictures on this machine, or an archive of one")],
+        recipe: Annotated[str, Field(description=f"one of: {', '.join(built_in_recipes())}")] = DEFAULT_RECIPE,
+        hours: Annotated[float | None, Field(ge=0.001, description="how long it may take")] = None,
+        count: Annotated[int | None, Field(ge=1, description="or how many pictures it sees in all")] = None,
+    ) -> str:
+        """Train a model on the user's pictures.  It goes on in the background; watch_training says how far it is."""
+        fields = {"pictures": pictures, "recipe": recipe, "hours": hours, "count": count}
+        request = _sentence(read_job_request, TrainRequest, {name: value for name, value in fields.items() if value is not None})
+        if recipe not in built_in_recipes():
+            raise ToolError(f"there is no recipe {recipe!r:.80}. Known: {', '.join(built_in_recipes())}.")
+        if not may_read(request.pictures):
+            raise ToolError("only pictures that were uploaded can be named from another machine.")
+        if not request.pictures.exists():
+            raise ToolError(f"there is nothing at {pictures!r:.200}. Give the path of a folder of pictures on this machine.")
+        ready()
+        (job,) = await anyio.to_thread.run_sync(lambda: queue.submit("train", [request], origin="mcp"))
+        return f"The training is job {job.id}; its run folder is {job.request['out']}. Ask watch_training({job.id!r}) how far it is."
+
+    @tools.tool(structured_output=False)
+    async def watch_training(
+        job: Annotated[str, Field(description="what start_training answered", max_length=40)],
+        wait_seconds: Annotated[float, Field(ge=0, le=60, description="wait so long for its end before answering")] = 0,
+    ) -> list[Any]:
+        """How far a training is, what its newest samples look like, and when it should be done."""
+        end, now = time.monotonic() + wait_seconds, _sentence(queue.get, job)
+        while not now.is_over and time.monotonic() < end:
+            await anyio.sleep(_LOOK_SECONDS)
+            now = queue.get(job)
+        answer: list[Any] = [_in_words(now)]
+        grids = sorted((Path(str(now.request.get("out", ""))) / "samples").glob("epoch-*.png"))
+        return [*answer, *(Image(path=grid) for grid in grids[-1:])]
+
+    @tools.tool()
+    async def stop_training(job: Annotated[str, Field(description="what start_training answered", max_length=40)]) -> str:
+        """Stop a training; it is saved where it is."""
+        return _in_words(await anyio.to_thread.run_sync(lambda: _sentence(queue.cancel, job)))
+
+    async def _painted(ctx: Context[Any, Any], request: PaintRequest, model: str, notes: list[str]) -> list[Any]:
+        """Have it painted, telling how far it is; the words, then the pictures."""
+        ready()
+        (job,) = await anyio.to_thread.run_sync(lambda: _sentence(lambda: queue.submit("paint", [request], origin="mcp")))
+        try:
+            told = 0
+            while not job.is_over:
+                await anyio.sleep(_LOOK_SECONDS)
+                job = queue.get(job.id)
+                if job.progress is not None and job.progress.done > told:
+                    told = job.progress.done
+                    await ctx.report_progress(told, job.progress.total or None, job.progress.phase)
+        except BaseException:  # the assistant went away, or no longer wants it
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(lambda: queue.cancel(job.id))
+            raise
+        if job.error is not None or job.state != "done":
+            raise ToolError(job.error.message if job.error else "the job was cancelled.")
+        names = ", ".join(f"{job.id}/{number}" for number in range(len(job.paths)))
+        settings = job.result["settings"]
+        said = {
+            "model": model,
+            "final_prompt": settings["prompt"],
+            "label": settings["label"],
+            "seeds": job.result["seeds"],
+            "size": "x".join(map(str, job.result["sizes"][0])),
+            "steps": settings["steps"],
+            "pictures": names,
+            "notes": [*notes, *job.notes],
+        }
+        words = json.dumps({name: value for name, value in said.items() if value not in (None, "", [])}, ensure_ascii=False)
+        return [words, *(Image(path=path) for path in job.paths)]
+
+    def _earlier(picture: str) -> tuple[dict[str, Any], Path]:
+        """The settings and the file of an earlier picture."""
+        job_id, _, number = picture.partition("/")
+        job = queue.get(job_id)
+        if not number.isdigit() or int(number) >= len(job.paths) or job.kind not in ("paint", "upscale"):
+            raise ToolError(f"there is no picture {picture!r:.60}. Give the name that generate answered, such as {job_id}/0.")
+        return dict(job.result["settings"]), job.paths[int(number)]
+
+    return tools
+
+
+def _sentence(action: Callable[..., Any], *arguments: Any) -> Any:
+    """Do it; what a person can mend becomes the tool's error, in its sentence."""
+    try:
+        return action(*arguments)
+    except BowerbirdError as error:
+        raise ToolError(str(error)) from error
+
+
+def _in_words(job: Job) -> str:
+    """A job for people."""
+    if job.error is not None:
+        return f"Job {job.id} failed: {job.error.message}"
+    at, parts = job.progress, [f"Job {job.id} is {job.state}."]
+    if at is not None and not job.is_over:
+        parts.append(f"{at.phase}: {at.done:,} of {at.total:,} {at.unit}{f', {at.message}' if at.message else ''}.")
+        if at.seconds_left is not None:
+            parts.append(f"About {at.seconds_left / 60:,.1f} minutes left.")
+    if job.state == "done":
+        parts.append(f"The model is {Path(str(job.request.get('out', ''))).name!r}; generate takes it as `model`.")
+    return " ".join([*parts, *job.notes])
