@@ -29,7 +29,9 @@ def train(
     context: typer.Context,
     pictures: Annotated[Path, typer.Argument(help="a folder of pictures")],
     out: Annotated[Path | None, typer.Option(help="the run folder; default runs/<folder>-<recipe>")] = None,
-    recipe: Annotated[str, typer.Option(help="a built-in recipe or a .toml file; see `bowerbird recipes`")] = "latent-64",
+    recipe: Annotated[
+        str | None, typer.Option(help="a built-in recipe or a .toml file; see `bowerbird recipes`; by default what the pictures suggest")
+    ] = None,
     hours: Annotated[float | None, typer.Option(min=0.001, help="how long it may take, start-up and finish included")] = None,
     count: Annotated[int | None, typer.Option("--pictures", min=1, help="how many pictures the training sees in all")] = None,
     only_forecast: Annotated[bool, typer.Option("--forecast", help="say what it would take, and train nothing")] = False,
@@ -44,6 +46,8 @@ def train(
     if hours is not None and count is not None:
         raise RequestError("--hours and --pictures are both given, and each alone decides the length. Leave one out.")
     changes = [*(settings or []), *([f"train.pictures={count}"] if count else []), *([f"train.init={init}"] if init is not None else [])]
+    if recipe is None:
+        recipe, changes = _chosen(context, pictures, changes)
     plan = read_recipe(recipe, changes)
     run = out or Path("runs") / f"{pictures.resolve().name}-{plan.name}"
     from bowerbird import hardware
@@ -62,3 +66,16 @@ def train(
         print_result(context, plan_of_run.to_json(), plan_of_run.line())
         return
     print_result(context, {"run": str(run)}, f"{run}: look at {run / 'report.html'}, paint with: bowerbird generate {run}")
+
+
+def _chosen(context: typer.Context, pictures: Path, changes: list[str]) -> tuple[str, list[str]]:
+    """The recipe that the pictures and the device suggest, said in one line; what was set by hand is set after it."""
+    from bowerbird import hardware
+    from bowerbird.data.pictures import survey
+    from bowerbird.training.choice import choose
+
+    captions = read_recipe("latent-64", changes).data.captions
+    found = survey(pictures, Path(captions) if captions else None)
+    choice = choose(found, hardware.choose_device(context.obj.device).type, built_in_recipes())
+    typer.echo(choice.line(), err=True)
+    return choice.recipe, [*choice.settings, *changes]

@@ -20,7 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from bowerbird.data.archives import is_archive, open_archive
 from bowerbird.data.cache import VERSION, PictureCache
-from bowerbird.data.decode import Box, Examined, Fit, Signature, signature, window
+from bowerbird.data.decode import EXTENSIONS, Box, Examined, Fit, Signature, signature, window
 from bowerbird.data.layouts import describe, find_layouts, read_boxes
 from bowerbird.data.names import printable
 from bowerbird.data.picture_set import FileState, Pictures
@@ -126,6 +126,28 @@ def read_pictures(
 
 
 # ------------------------------------------------------------------------------------------------ what is there
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a folder promises before anything is decoded: pictures by their names, how many have captions, how many classes."""
+
+    pictures: int
+    captioned: int
+    classes: int
+
+
+def survey(source: Path, captions: Path | None = None, on_progress: OnProgress | None = None) -> Survey:
+    """Count what a folder or an archive holds by its listing and lists."""
+    root, _ = _open_source(source, on_progress)
+    files = list_files(root, on_progress).files
+    layouts = find_layouts(files, source, captions)
+    described = {path for layout in layouts for path in layout.lists}
+    suffixes = {suffix for several in EXTENSIONS.values() for suffix in several}
+    pictures = [path for path in files if path not in described and PurePosixPath(path).suffix.lower() in suffixes]
+    said = describe(root, files, layouts, pictures)
+    labels = {said.labels[path] for path in pictures if said.labels.get(path)}
+    return Survey(len(pictures), len(said.captions), len(labels))
 
 
 @dataclass(frozen=True)
