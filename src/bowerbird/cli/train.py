@@ -77,5 +77,6 @@ def _chosen(context: typer.Context, pictures: Path, changes: list[str]) -> tuple
     captions = read_recipe("latent-64", changes).data.captions
     found = survey(pictures, Path(captions) if captions else None)
     choice = choose(found, hardware.choose_device(context.obj.device).type, built_in_recipes())
-    typer.echo(choice.line(), err=True)
+    if found.pictures:  # else what is wrong with the folder is the only thing to say
+        typer.echo(choice.line(), err=True)
     return choice.recipe, [*choice.settings, *changes]
