@@ -81,7 +81,7 @@ def test_nothing_of_the_users_is_overwritten(bowerbird, picture_folder: Path, re
         (["generate", "EMPTY", "--device", "abacus"], "abacus"),
         (["paint"], "paint"),
         (["inspect", "nowhere"], "nowhere"),
-        (["inspect", "EMPTY", "--fit", "squeeze"], "crop or pad"),
+        (["inspect", "EMPTY", "--fit", "squeeze"], "crop, pad or box"),
         (["recipes", "pixl-64"], "pixel-64"),
         (["info", "nowhere"], "no model at"),
         (["convert", "nowhere.ckpt", "--out", "x.safetensors"], "nowhere.ckpt"),

@@ -25,7 +25,7 @@ KNOWN = ["latent-64", "pixel-64", "text-64"]
         (Survey(500, 0, 400), "cpu", "latent-64", (), "too few pictures of each: 500 of 400", "pixel-64"),
         (Survey(0, 0, 0), "cpu", "latent-64", (), "neither captions nor classes", "pixel-64"),
         (Survey(500, 0, 5), "cuda", "latent-64", ("condition.label=true",), "need no larger network", "unconditional"),
-        (Survey(50_000, 0, 0), "cuda", "latent-64", ("model.size=small", "train.init="), "a GPU carry a larger", "pixel-64"),
+        (Survey(50_000, 0, 0), "cuda", "latent-64", ("transformer.size=small", "train.init="), "a GPU carry a larger", "pixel-64"),
         (Survey(50_000, 0, 0), "cpu", "latent-64", (), "a CPU has time for the small network", "pixel-64"),
     ],
 )

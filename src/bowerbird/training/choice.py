@@ -48,7 +48,7 @@ def choose(survey: Survey, device: str, known: list[str]) -> Choice:
         few = f", or too few pictures of each: {survey.pictures:,} of {survey.classes:,}" if survey.classes > 1 else ""
         why, runner_up = f"there are neither captions nor classes{few}", "--recipe pixel-64, slower and without an autoencoder"
     if device != "cpu" and survey.pictures >= _MANY:
-        settings += ["model.size=small", "train.init="]
+        settings += ["transformer.size=small", "train.init="]
         why += f"; {survey.pictures:,} pictures and a GPU carry a larger network than the starter"
     else:
         why += "; a CPU has time for the small network" if device == "cpu" else f"; {survey.pictures:,} pictures need no larger network"
