@@ -38,6 +38,29 @@ def test_a_picture_is_the_same_alone_and_in_a_batch(painter: OwnPainter) -> None
     assert abs(pixels(together[3].picture) - pixels(alone.picture)).mean() <= 1
 
 
+def test_requests_painted_together_are_what_each_asked_for(painter: OwnPainter) -> None:
+    """Other words, labels and seeds in one walk: every picture is its own, in its request's order, as if painted alone."""
+    asked = [ask(seed=1, label="cat"), ask(seed=7), ask(seed=3, label="dog", count=3), ask(seed=1, label="dog"), ask(seed=5, steps=2)]
+    together = dict(painter.paint_together(asked))
+    assert list(together) == [0, 1, 2, 3, 4]
+    for number, request in enumerate(asked):
+        alone = list(painter.paint(request))
+        assert [one.seed for one in together[number]] == [one.seed for one in alone]
+        for one, other in zip(together[number], alone, strict=True):
+            assert one.settings == other.settings
+            assert abs(pixels(one.picture) - pixels(other.picture)).mean() <= 1
+
+
+def test_together_is_one_walk(painter: OwnPainter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten requests cost the network calls of one: that is what a batch is for."""
+    calls, network = [], painter.denoiser.network.forward
+    monkeypatch.setattr(painter.denoiser.network, "forward", lambda *inputs: calls.append(1) or network(*inputs))
+    list(painter.paint(ask(label="cat")))
+    one = len(calls)
+    list(painter.paint_together([ask(label=("cat", "dog")[seed % 2], seed=seed) for seed in range(10)]))
+    assert len(calls) == 2 * one
+
+
 def test_exact_promises_the_bytes(painter: OwnPainter, tmp_path: Path) -> None:
     (alone,) = painter.paint(ask(seed=12, exact=True))
     third = list(painter.paint(ask(count=3, seed=10, exact=True)))[2]

@@ -7,7 +7,7 @@ picture alone or in a batch.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -22,9 +22,11 @@ from bowerbird.model_folder import Model
 from bowerbird.models.conditioning import Cond, to
 from bowerbird.pixels import to_picture
 from bowerbird.progress import OnProgress, Progress, tell
+from bowerbird.prompts import finish
 from bowerbird.request import Painted, PaintRequest, read_request
 
 BATCH = 16  # pictures painted together; two cores gain nothing from more
+OnStep = Callable[[int, int, Tensor], None]
 _STEERING = ("prompt", "negative", "label")  # fields of a request that one condition or another reads
 _NOT_OURS = ("image", "mask", "outpaint", "loras", "styles", "then", "speed")
 
@@ -95,11 +97,49 @@ class OwnPainter:
             done = start * steps + step * len(seeds)
             tell(on_progress, Progress("paint", done, total, preview=lambda: _fit(self.picture(x0[0]), size)))
 
+        wanted, unwanted = self.conditions(request, seeds)
+        return self._walk(request, seeds, wanted, unwanted, on_step)
+
+    @torch.inference_mode()
+    def paint_together(
+        self, requests: Sequence[PaintRequest], on_progress: OnProgress | None = None
+    ) -> Iterator[tuple[int, list[Painted]]]:
+        """(number, pictures) of each request, those in one walk that differ in words, label and seeds alone.
+
+        For few pictures in all: no more are painted together than were asked for.
+        """
+        finals = [(number, self.resolve(final)) for number, request in enumerate(requests) for final in finish(request)]
+        conditioned = [self.conditions(final, _seeds(final)) for _, final in finals]
+        alike: dict[Any, list[int]] = {}
+        for place, (_, final) in enumerate(finals):
+            shapes = [{name: (tensor.shape[1:], tensor.dtype) for name, tensor in cond.items()} for cond in conditioned[place]]
+            alike.setdefault((final.size, final.steps, final.sampler, final.guidance, str(shapes)), []).append(place)
+        painted: dict[int, list[Painted]] = {}
+        done, total = 0, sum(final.count * (final.steps or 0) for _, final in finals)
+        for places in alike.values():
+            first, seeds = finals[places[0]][1], [seed for place in places for seed in _seeds(finals[place][1])]
+
+            def on_step(step: int, steps: int, x0: Tensor, done: int = done, size: tuple[int, int] | None = first.size) -> None:
+                assert size is not None
+                tell(on_progress, Progress("paint", done + step * len(x0), total, preview=lambda: _fit(self.picture(x0[0]), size)))
+
+            wanted, unwanted = (_one_below_the_other([conditioned[place][side] for place in places]) for side in (0, 1))
+            x0s = iter(self._walk(first, seeds, wanted, unwanted, on_step))
+            done += len(seeds) * (first.steps or 0)
+            for place in places:
+                final = finals[place][1]
+                assert final.size is not None
+                painted[place] = [Painted(_fit(self.picture(next(x0s)), final.size), seed, final) for seed in _seeds(final)]
+        for number in range(len(requests)):
+            yield number, [picture for place, (of, _) in enumerate(finals) if of == number for picture in painted[place]]
+
+    def _walk(self, request: PaintRequest, seeds: list[int], wanted: Cond, unwanted: Cond, on_step: OnStep) -> Tensor:
+        """From noise to x0 (B, C, h, w), a row for each seed and for each row of the conditions."""
+        assert request.sampler is not None and request.guidance is not None
         noise = PictureNoise(seeds)
         spec, device = self.denoiser.spec, self.denoiser.device
         sigmas = self.sigmas(request)
         x = self.denoiser.start(noise(torch.empty(len(seeds), *spec.sample_shape, device=device)), float(sigmas[0]))
-        wanted, unwanted = self.conditions(request, seeds)
         denoise = guide(self.denoiser, wanted, unwanted, scale=request.guidance if wanted or unwanted else 1.0)
         if spec.clip_x0:
             denoise = clip_x0(denoise)
@@ -133,6 +173,16 @@ class PictureNoise:
 
     def __call__(self, like: Tensor) -> Tensor:
         return torch.stack([torch.randn(like.shape[1:], generator=g) for g in self.generators]).to(like)
+
+
+def _seeds(request: PaintRequest) -> list[int]:
+    assert request.seed is not None, "resolved"
+    return [request.seed + i for i in range(request.count)]
+
+
+def _one_below_the_other(conditions: Sequence[Cond]) -> Cond:
+    """The rows of several conditions of the same names and shapes as one condition."""
+    return {name: torch.cat([cond[name] for cond in conditions]) for name in conditions[0]}
 
 
 def _is_set(request: PaintRequest, field: str) -> bool:

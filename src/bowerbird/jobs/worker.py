@@ -18,7 +18,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,29 +115,43 @@ class Worker:
         model = str(jobs[0].request["model"])
         reporter.on_progress(Progress("load", 0, 1, note=f"opening {Path(model).name}"))
         painter = self._loaded().get(model)
+        possible: dict[str, PaintRequest] = {}
         for job in jobs:
-            reporter.wanted = {job.id}
-            if job.id not in reporter.held():
-                continue
             try:
                 request = PaintRequest.model_validate(job.request)
                 check_fits(request)
-                self._keep(job, lease, self._painted(painter, request, reporter), reporter)
-            except Cancelled:
-                if job.id in reporter.held():
-                    raise  # nobody cancelled it: the worker is to stop
+                painter.resolve(request)
+                possible[job.id] = request
             except BowerbirdError as error:
                 reporter.fail(JobError(kind=type(error).__name__, message=str(error)), [job.id])
-
-    def _painted(self, painter: Painter, request: PaintRequest, reporter: Reporter) -> list[Painted]:
-        """The pictures.  When memory runs out, once more with every other model closed and one picture at a time."""
         try:
-            return list(painter.paint(request, reporter))
+            for job_id, pictures in self._painted(painter, possible, reporter):
+                self._keep(reporter.open[job_id], lease, pictures, reporter)
         except Exception as error:
             if not _is_out_of_memory(error):
                 raise
-        self._loaded().forget(but=painter)
-        return list(painter.paint(request.model_copy(update={"exact": True}), reporter))
+            self._loaded().forget(but=painter)  # and once more, one picture at a time
+            for job_id in possible.keys() & reporter.open.keys():
+                alone = possible[job_id].model_copy(update={"exact": True})
+                self._keep(reporter.open[job_id], lease, list(painter.paint(alone, reporter)), reporter)
+
+    def _painted(self, painter: Painter, requests: dict[str, PaintRequest], reporter: Reporter) -> Iterator[tuple[str, list[Painted]]]:
+        """(job, its pictures): in one batch where there are several and the painter can."""
+        from bowerbird.painter import OwnPainter
+
+        if len(requests) > 1 and isinstance(painter, OwnPainter):
+            names = list(requests)
+            for number, pictures in painter.paint_together(list(requests.values()), reporter):
+                yield names[number], pictures
+            return
+        for job_id, request in requests.items():
+            reporter.wanted = {job_id}
+            try:
+                if job_id in reporter.held():
+                    yield job_id, list(painter.paint(request, reporter))
+            except Cancelled:
+                if job_id in reporter.held():
+                    raise  # nobody cancelled it: the worker is to stop
 
     def _keep(self, job: Job, lease: str, pictures: list[Painted], reporter: Reporter) -> None:
         """Write the pictures, durably, and record them as the result."""
