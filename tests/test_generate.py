@@ -5,11 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
+from bowerbird.diffusion.guidance import keep
+from bowerbird.diffusion.samplers import SAMPLERS
+from bowerbird.diffusion.schedule import karras_grid
 from bowerbird.errors import RequestError
 from bowerbird.generate import open_model
-from bowerbird.painter import OwnPainter, PictureNoise
+from bowerbird.painter import OwnPainter, PictureNoise, Source
 from bowerbird.picture_metadata import read_metadata, save_picture
 from bowerbird.progress import Cancelled, Progress
 from bowerbird.request import PaintRequest
@@ -140,8 +143,8 @@ def test_progress_previews_and_cancelling(painter: OwnPainter) -> None:
         ({"label": "cot"}, "Did you mean 'cat'"),
         ({"sampler": "eulr"}, "Did you mean 'euler'"),
         ({"prompt": "a bird"}, "reads no prompt"),
-        ({"image": "x.png"}, "cannot use 'image'"),
-        ({"speed": "fast"}, "cannot use 'speed'"),
+        ({"strength": 0.5}, "give the image too"),
+        ({"then": ["x"]}, "cannot use 'then'"),
     ],
 )
 def test_what_the_model_cannot_do_is_said(painter: OwnPainter, fields: dict[str, object], words: str) -> None:
@@ -157,3 +160,71 @@ def test_a_model_from_python(tmp_path: Path) -> None:
     (painted,) = bowerbird.load(tmp_path / "m", device="cpu").paint(ask(seed=0))
     assert painted.picture.size == (16, 16)
     assert open_model(tmp_path / "m", torch.device("cpu")).describe()["kind"] == "pixel"
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    """48x40, a smooth gradient with a dark disc in it."""
+    y, x = np.mgrid[:40, :48]
+    pixels = np.stack([5 * x, 6 * y, 255 - 5 * x], -1).clip(0, 255)
+    pixels[(y - 20) ** 2 + (x - 30) ** 2 < 60] = 20
+    Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+def test_painting_begins_at_the_picture_in_as_much_noise_as_the_strength_says(
+    painter: OwnPainter, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """x = x0 + sigma eps at the noise level where the walk begins; at strength 1 the picture is forgotten."""
+    begun: list[tuple[torch.Tensor, float]] = []
+
+    def spy(denoise: object, x: torch.Tensor, sigmas: torch.Tensor, *_: object) -> torch.Tensor:
+        begun.append((x, float(sigmas[0])))
+        return x
+
+    monkeypatch.setitem(SAMPLERS, "euler", spy)
+    for strength in (0.05, 0.5, 1.0, None):
+        list(painter.paint(ask(seed=3, steps=20, sampler="euler", image=photo if strength else None, strength=strength)))
+    x0 = painter.latents(ImageOps.fit(Image.open(photo), (16, 16), Image.Resampling.LANCZOS))
+    eps = PictureNoise([3])(x0)
+    for x, sigma in begun[:2]:
+        torch.testing.assert_close(x, x0 + sigma * eps)
+    assert begun[0][1] < begun[1][1] < begun[2][1]
+    assert torch.equal(begun[2][0], begun[3][0])
+
+
+def test_the_walk_from_a_picture_is_the_end_of_the_grid() -> None:
+    """Half of the strength is half of the steps, always the last ones; however little, one step is walked."""
+    grid = torch.tensor([80.0, 20.0, 5.0, 1.0, 0.1, 0.0])
+    assert torch.equal(Source(grid, 1.0).later(grid), grid)
+    assert torch.equal(Source(grid, 0.4).later(grid), grid[3:])
+    assert torch.equal(Source(grid, 0.0).later(grid), grid[4:])
+
+
+def test_what_is_not_masked_keeps_its_pixels(painter: OwnPainter, photo: Path) -> None:
+    mask = np.zeros((40, 48), np.uint8)
+    mask[10:30, 20:40] = 255
+    Image.fromarray(mask).save(photo.with_name("mask.png"))
+    (painted,) = painter.paint(ask(seed=1, image=photo, mask=photo.with_name("mask.png")))
+    before, after = pixels(Image.open(photo)), pixels(painted.picture)
+    assert after.shape == before.shape
+    assert (after[mask == 0] == before[mask == 0]).all()
+    assert np.abs(after - before)[mask > 0].mean() > 5
+
+
+def test_a_picture_is_continued_on_the_sides_that_are_asked_for(painter: OwnPainter, photo: Path) -> None:
+    (painted,) = painter.paint(ask(seed=1, image=photo, outpaint={"left": 8, "bottom": 16}))
+    assert painted.picture.size == (56, 56)
+    assert (pixels(painted.picture)[:40, 8:] == pixels(Image.open(photo))).all()
+
+
+def test_a_known_part_is_reached_exactly() -> None:
+    """Whatever the denoiser says elsewhere, a deterministic sampler ends on what is known."""
+    known, anew = torch.randn(1, 3, 4, 4, dtype=torch.float64), torch.zeros(1, 1, 4, 4, dtype=torch.bool)
+    anew[..., :2] = True
+    denoise = keep(lambda x, sigma: 0.3 * x, known, anew)
+    for name in ("euler", "heun", "dpm++2m"):
+        x = SAMPLERS[name](
+            denoise, 9 * torch.randn(2, 3, 4, 4, dtype=torch.float64), karras_grid(9, 0.01, 80.0), torch.randn_like, lambda *_: None
+        )
+        torch.testing.assert_close(x[..., 2:], known.expand(2, -1, -1, -1)[..., 2:])

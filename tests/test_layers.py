@@ -13,7 +13,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "bowerbird"
 FLOORS = (
     "errors progress draws formats",
     "recipe request storage cache",
-    "prompts hardware weights pixels pages picture_metadata convert diffusion",
+    "prompts hardware weights pixels pages picture_metadata convert diffusion canvas",
+    "repaint",
     "data models",
     "conditions pretrained safety captioning",
     "model_folder",

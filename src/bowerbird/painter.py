@@ -8,27 +8,32 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from bowerbird.diffusion.guidance import clip_x0, guide
+from bowerbird.canvas import Size, close_up, region_to_repaint, squared
+from bowerbird.diffusion.guidance import clip_x0, guide, keep
 from bowerbird.diffusion.samplers import SAMPLERS
 from bowerbird.diffusion.schedule import karras_grid, timestep_grid
 from bowerbird.errors import RequestError, did_you_mean
 from bowerbird.model_folder import Model
 from bowerbird.models.conditioning import Cond, to
-from bowerbird.pixels import to_picture
+from bowerbird.pixels import to_picture, to_x0
 from bowerbird.progress import OnProgress, Progress, tell
 from bowerbird.prompts import finish
+from bowerbird.repaint import Repaint, canvas_of, is_repainting, open_picture, strength_of, usual_size
 from bowerbird.request import Painted, PaintRequest, read_request
 
 BATCH = 16  # pictures painted together; two cores gain nothing from more
 OnStep = Callable[[int, int, Tensor], None]
 _STEERING = ("prompt", "negative", "label")  # fields of a request that one condition or another reads
-_NOT_OURS = ("image", "mask", "outpaint", "loras", "styles", "then", "speed")
+_NOT_OURS = ("loras", "then")
 
 
 class Painter(Protocol):
@@ -68,37 +73,46 @@ class OwnPainter:
             raise RequestError(f"there is no sampler {sampler!r}.{did_you_mean(sampler, SAMPLERS)}")
         for condition in self.model.conditions.values():
             condition.asked(request, [0])  # what it does not know, it says before anything is painted
-        _, height, width = (self.model.space.autoencoder.factor * side for side in self.denoiser.spec.sample_shape)
-        fill = {
+        if request.image is None and request.strength is not None:
+            raise RequestError("strength says how far to move from a picture; give the image too, or leave it out.")
+        fill: dict[str, Any] = {
             "seed": secrets.randbelow(2**32) if request.seed is None else request.seed,
-            "size": request.size or (width, height),
+            "size": request.size or (usual_size(request, "paint", 0) if is_repainting(request) else self.native),
             "steps": request.steps or self.sampling.steps,
             "sampler": sampler,
             "guidance": self.sampling.guidance if request.guidance is None else request.guidance,
+            "strength": strength_of(request, "paint"),
         }
         return read_request({**request.model_dump(), **fill})
+
+    @property
+    def native(self) -> Size:
+        """Width and height in pixels of what it paints."""
+        _, height, width = (self.model.space.autoencoder.factor * side for side in self.denoiser.spec.sample_shape)
+        return width, height
 
     @torch.inference_mode()
     def paint(self, request: PaintRequest, on_progress: OnProgress | None = None) -> Iterator[Painted]:
         """Yield `count` pictures.  Cancelled is raised at the step at which the callback returns False."""
         request = self.resolve(request)
         assert request.seed is not None and request.size is not None
+        source = self.source(request)
         batch = 1 if request.exact else BATCH
         for start in range(0, request.count, batch):
             seeds = [request.seed + i for i in range(start, min(start + batch, request.count))]
-            for seed, x0 in zip(seeds, self._paint_batch(request, seeds, start, on_progress), strict=True):
-                yield Painted(_fit(self.picture(x0), request.size), seed, request)
+            for seed, x0 in zip(seeds, self._paint_batch(request, source, seeds, start, on_progress), strict=True):
+                yield self._finished(x0, source, seed, request)
 
-    def _paint_batch(self, request: PaintRequest, seeds: list[int], start: int, on_progress: OnProgress | None) -> Tensor:
-        assert request.steps is not None and request.sampler is not None and request.size is not None and request.guidance is not None
-        size, total = request.size, request.count * request.steps
+    def _paint_batch(self, request: PaintRequest, source: Source, seeds: list[int], start: int, on_progress: OnProgress | None) -> Tensor:
+        assert request.size is not None
+        size = request.size
 
         def on_step(step: int, steps: int, x0: Tensor) -> None:
             done = start * steps + step * len(seeds)
-            tell(on_progress, Progress("paint", done, total, preview=lambda: _fit(self.picture(x0[0]), size)))
+            tell(on_progress, Progress("paint", done, request.count * steps, preview=lambda: _fit(self.picture(x0[0]), size)))
 
         wanted, unwanted = self.conditions(request, seeds)
-        return self._walk(request, seeds, wanted, unwanted, on_step)
+        return self._walk(request, source, seeds, wanted, unwanted, on_step)
 
     @torch.inference_mode()
     def paint_together(
@@ -113,7 +127,8 @@ class OwnPainter:
         alike: dict[Any, list[int]] = {}
         for place, (_, final) in enumerate(finals):
             shapes = [{name: (tensor.shape[1:], tensor.dtype) for name, tensor in cond.items()} for cond in conditioned[place]]
-            alike.setdefault((final.size, final.steps, final.sampler, final.guidance, str(shapes)), []).append(place)
+            alone = None if final.image is None else place  # each starts from a picture of its own
+            alike.setdefault((final.size, final.steps, final.sampler, final.guidance, str(shapes), alone), []).append(place)
         painted: dict[int, list[Painted]] = {}
         done, total = 0, sum(final.count * (final.steps or 0) for _, final in finals)
         for places in alike.values():
@@ -124,26 +139,58 @@ class OwnPainter:
                 tell(on_progress, Progress("paint", done + step * len(x0), total, preview=lambda: _fit(self.picture(x0[0]), size)))
 
             wanted, unwanted = (_one_below_the_other([conditioned[place][side] for place in places]) for side in (0, 1))
-            x0s = iter(self._walk(first, seeds, wanted, unwanted, on_step))
+            source = self.source(first)
+            x0s = iter(self._walk(first, source, seeds, wanted, unwanted, on_step))
             done += len(seeds) * (first.steps or 0)
             for place in places:
                 final = finals[place][1]
                 assert final.size is not None
-                painted[place] = [Painted(_fit(self.picture(next(x0s)), final.size), seed, final) for seed in _seeds(final)]
+                painted[place] = [self._finished(next(x0s), source, seed, final) for seed in _seeds(final)]
         for number in range(len(requests)):
             yield number, [picture for place, (of, _) in enumerate(finals) if of == number for picture in painted[place]]
 
-    def _walk(self, request: PaintRequest, seeds: list[int], wanted: Cond, unwanted: Cond, on_step: OnStep) -> Tensor:
-        """From noise to x0 (B, C, h, w), a row for each seed and for each row of the conditions."""
+    def _walk(self, request: PaintRequest, source: Source, seeds: list[int], wanted: Cond, unwanted: Cond, on_step: OnStep) -> Tensor:
+        """From where painting starts to x0 (B, C, h, w), a row for each seed and for each row of the conditions."""
         assert request.sampler is not None and request.guidance is not None
         noise = PictureNoise(seeds)
         spec, device = self.denoiser.spec, self.denoiser.device
-        sigmas = self.sigmas(request)
-        x = self.denoiser.start(noise(torch.empty(len(seeds), *spec.sample_shape, device=device)), float(sigmas[0]))
+        sigmas = source.later(self.sigmas(request))
+        eps = noise(torch.empty(len(seeds), *spec.sample_shape, device=device))
+        x = self.denoiser.start(eps, float(sigmas[0])) if source.from_noise else source.latents + float(sigmas[0]) * eps
         denoise = guide(self.denoiser, wanted, unwanted, scale=request.guidance if wanted or unwanted else 1.0)
         if spec.clip_x0:
             denoise = clip_x0(denoise)
+        if source.anew is not None:
+            denoise = keep(denoise, source.latents, source.anew)
         return SAMPLERS[request.sampler](denoise, x, sigmas, noise, on_step)
+
+    def _finished(self, x0: Tensor, source: Source, seed: int, request: PaintRequest) -> Painted:
+        assert request.size is not None
+        picture = self.picture(x0)
+        if source.repaint is not None:
+            picture = source.repaint.put_back(picture)
+        return Painted(_fit(picture, request.size), seed, request)
+
+    def source(self, request: PaintRequest) -> Source:
+        """What a resolved request starts from: noise, a picture, or a picture of which a part is painted anew."""
+        if request.image is None or request.strength is None:
+            return Source(torch.empty(0), 1.0)
+        if not is_repainting(request):
+            picture = ImageOps.fit(open_picture(request.image), self.native, Image.Resampling.LANCZOS)
+            return Source(self.latents(picture), request.strength)
+        original, mask = canvas_of(request)
+        box = close_up(mask) if request.detail else region_to_repaint(mask, max(self.native))
+        box = squared(box, original.size)
+        picture, part = (whole.crop(box).resize(self.native, Image.Resampling.LANCZOS) for whole in (original, mask.convert("L")))
+        pixels = torch.from_numpy(np.asarray(part) > 0).float()[None, None]
+        anew = F.max_pool2d(pixels, self.model.space.autoencoder.factor) > 0  # a latent with any pixel of the mask is painted anew
+        return Source(self.latents(picture), request.strength, anew.to(self.denoiser.device), Repaint(original, mask, box))
+
+    def latents(self, picture: Image.Image) -> Tensor:
+        """A picture of the native size as what the model learnt on, (1, C, h, w)."""
+        pixels = np.asarray(picture.convert("RGB" if self.model.kind == "latent" or self.denoiser.spec.sample_shape[0] == 3 else "L"))
+        x0 = to_x0(pixels.reshape(*pixels.shape[:2], -1)[None]).to(self.denoiser.device)
+        return self.model.space.encode(x0)
 
     def picture(self, x0: Tensor) -> Image.Image:
         """What x0 (C, h, w) looks like.  Decoded one at a time: latents are small, pictures are not."""
@@ -163,6 +210,25 @@ class OwnPainter:
             wanted |= condition.asked(request, seeds)
             unwanted |= condition.unwanted(request, len(seeds))
         return to(wanted, self.denoiser.device), to(unwanted, self.denoiser.device)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where painting starts.  latents (1, C, h, w) of a picture; anew (1, 1, h, w) bool: the part that is painted, all of it by default."""
+
+    latents: Tensor
+    strength: float
+    anew: Tensor | None = None
+    repaint: Repaint | None = None
+
+    @property
+    def from_noise(self) -> bool:
+        return self.strength == 1
+
+    def later(self, sigmas: Tensor) -> Tensor:
+        """The part of the grid that is walked: as large a share of its steps as the strength, one at least."""
+        steps = len(sigmas) - 1
+        return sigmas[steps - max(1, round(self.strength * steps)) :]
 
 
 class PictureNoise:

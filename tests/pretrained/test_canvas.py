@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from bowerbird.pretrained.canvas import (
+from bowerbird.canvas import (
     blend,
     border_step,
     close_up,

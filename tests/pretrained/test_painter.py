@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
+from bowerbird.canvas import border_step, extend
 from bowerbird.errors import ModelError, PictureFolderError, RequestError, ResourceError
 from bowerbird.picture_metadata import read_metadata, save_picture
 from bowerbird.pretrained import PretrainedPainter, memory, open_pretrained, painter
-from bowerbird.pretrained.canvas import border_step, extend
 from bowerbird.pretrained.loading import count_weights
 from bowerbird.progress import Cancelled, Progress
 from bowerbird.request import Lora, Painted, PaintRequest

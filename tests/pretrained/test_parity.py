@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from bowerbird.pretrained import PretrainedPainter, open_pretrained
-from bowerbird.pretrained.plan import open_mask, open_picture
 from bowerbird.pretrained.samplers import SAMPLERS
+from bowerbird.repaint import open_mask, open_picture
 from bowerbird.request import Lora, PaintRequest
 from tests.pretrained import checkpoints
 

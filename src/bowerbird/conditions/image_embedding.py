@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from bowerbird import draws, weights
@@ -30,6 +31,7 @@ from bowerbird.models.features import SECOND_OPINION, extract, extracted, load_n
 from bowerbird.pixels import Pixels
 from bowerbird.progress import OnProgress
 from bowerbird.recipe import Recipe
+from bowerbird.repaint import open_picture
 from bowerbird.request import PaintRequest
 
 COMPONENTS = 64
@@ -91,6 +93,9 @@ class ImageEmbedding:
     def asked(self, request: PaintRequest, seeds: Sequence[int]) -> Cond:
         if request.prompt:  # the words say what is to be seen
             return {}
+        if request.image is not None and request.label is None:
+            square = ImageOps.fit(open_picture(request.image), (INPUT_PX, INPUT_PX), Image.Resampling.BICUBIC)
+            return {self.name: embed(np.asarray(square)[None], torch.device("cpu")).expand(len(seeds), -1)}
         return {self.name: self.drawn(seeds, request.label)}
 
     def unwanted(self, request: PaintRequest, count: int) -> Cond:

@@ -6,7 +6,7 @@ Read in this order (docs/maths.md tells the same in words):
     prediction    what a network's output means: x0 = skip * x + out * network(in * x)
     loss          one loss; the literature's losses are its weights
     samplers      from noise to picture: ddpm, ddim, euler, heun, dpm++2m
-    guidance      from denoiser to denoiser: classifier-free, by a weaker model, clipped
+    guidance      from denoiser to denoiser: classifier-free, by a weaker model, clipped, kept where known
 
 Everything speaks one language: a noisy picture is x = x0 + sigma * eps, and a model is model(x, sigma, cond) -> x0.
 """

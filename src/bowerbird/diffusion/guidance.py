@@ -47,3 +47,12 @@ def guide(
 def clip_x0(denoise: Denoise, limit: float = 1.0) -> Denoise:
     """Keep every estimate within -limit..limit, where pixels live.  DDPM's own samplers do; never for latents."""
     return lambda x, sigma: denoise(x, sigma).clamp(-limit, limit)
+
+
+def keep(denoise: Denoise, known: Tensor, anew: Tensor) -> Denoise:
+    """Paint only where `anew` (B or 1, 1, H, W; bool) says so: elsewhere the estimate is what is known, known (B or 1, C, H, W).
+
+    A deterministic sampler's path then ends on it exactly, and what is painted sees it at every step (the replacement
+    method of arXiv:2011.13456, appendix I.2, applied to x0).
+    """
+    return lambda x, sigma: torch.where(anew, denoise(x, sigma), known)

@@ -248,6 +248,11 @@ class LatentSpace(nn.Module):
         self.register_buffer("std", torch.tensor(std or [1.0] * channels).view(-1, 1, 1), persistent=False)
 
     @torch.inference_mode()
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in -1..1 -> their latents, of mean 0 and std 1 over the training pictures, without noise."""
+        return (self.autoencoder.encode(pictures)[0] - self.mean) / self.std
+
+    @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
         """Latents of mean 0 and std 1, (B, C, h, w) -> pictures (B, 3, H, W), about -1..1."""
         return self.autoencoder.decode(latents * self.std + self.mean)

@@ -13,17 +13,18 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from bowerbird.canvas import Size, blend, tiles
 from bowerbird.errors import ModelError, RequestError, did_you_mean
 from bowerbird.pretrained import memory
-from bowerbird.pretrained.canvas import Size, blend, tiles
 from bowerbird.pretrained.loading import Parts
 from bowerbird.pretrained.lora import check_lora
-from bowerbird.pretrained.plan import UPSCALE, Work, is_repainting, plan, strength_of, usual_size
+from bowerbird.pretrained.plan import Work, plan
 from bowerbird.pretrained.prompting import count_chunks, said
 from bowerbird.pretrained.samplers import SAMPLERS, own_sampler, scheduler_for, watch
 from bowerbird.progress import OnProgress, Progress, tell
 from bowerbird.prompts import finish
 from bowerbird.prompts.speeds import Kind, Pace, pace
+from bowerbird.repaint import UPSCALE, is_repainting, strength_of, usual_size
 from bowerbird.request import Lora, Painted, PaintRequest
 
 FEW_STEPS = 4  # usual for a model distilled to need no more

@@ -44,6 +44,17 @@ def region_to_repaint(mask: Image.Image, native: int) -> Box:
     return spans[0][0], spans[1][0], spans[0][1], spans[1][1]
 
 
+def squared(box: Box, whole: Size) -> Box:
+    """The box grown towards a square, as far as the picture reaches; for models that paint squares."""
+    side = max(box[2] - box[0], box[3] - box[1])
+    spans = []
+    for low, high, limit in ((box[0], box[2], whole[0]), (box[1], box[3], whole[1])):
+        length = min(limit, side)
+        start = min(max(0, (low + high - length) // 2), limit - length)
+        spans.append((start, start + length))
+    return spans[0][0], spans[1][0], spans[0][1], spans[1][1]
+
+
 def close_up(mask: Image.Image) -> Box:
     """The part of a picture to look at closely: what the mask covers and as much again around it, at most twice as long as wide."""
     left, top, right, bottom = mask.getbbox() or (0, 0, mask.width, mask.height)
