@@ -37,6 +37,34 @@ def test_honest_checkpoints_are_read_bit_for_bit(tmp_path: Path):
     assert count == 40
 
 
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.uint16, torch.float8_e4m3fn, torch.float8_e5m2])
+def test_numbers_of_rarer_kinds_are_data_too(tmp_path: Path, dtype: torch.dtype):
+    """Eight-bit floats come through a newer door of PyTorch's format than the rest: memory in bytes, two views of it here."""
+    whole = torch.arange(12).reshape(3, 4).to(dtype)
+    kept = {"whole": whole, "part": whole[1:, ::2]}
+    torch.save(kept, tmp_path / "old.pt")
+    assert convert(tmp_path / "old.pt", tmp_path / "new.safetensors").tensors == 2
+    written = weights.load(tmp_path / "new.safetensors")
+    assert all(bit_equal(written[name], kept[name]) for name in kept)
+
+
+@pytest.mark.parametrize(
+    ("kept", "words"),
+    [
+        ({"a.b": torch.zeros(1), "a": {"b": torch.ones(1)}}, "'a.b'.*two of its tensors"),
+        ({1: torch.zeros(1), "1": torch.ones(1)}, "'1'.*two of its tensors"),
+        ({"x": torch.zeros(1), "__metadata__": torch.ones(1)}, "'__metadata__'.*safetensors keeps this name"),
+        ({"x": torch.zeros(1, dtype=torch.complex128)}, "'x' holds complex128"),
+    ],
+)
+def test_no_tensor_is_dropped_without_a_word(tmp_path: Path, kept: dict[object, object], words: str):
+    """Names are flattened and become text, so two may meet; and one name is the format's own."""
+    torch.save(kept, tmp_path / "old.pt")
+    with pytest.raises(ModelError, match=words):
+        convert(tmp_path / "old.pt", tmp_path / "new.safetensors")
+    assert not (tmp_path / "new.safetensors").exists()
+
+
 def test_hostile_files_are_refused_and_touch_nothing(tmp_path: Path):
     """More than 300 files: not one import, connection, process or written file, and no error but ours."""
     canary, path = tmp_path / "canary", tmp_path / "hostile.ckpt"

@@ -24,7 +24,7 @@ import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -139,15 +139,30 @@ def _view(storage: Storage, offset: int, size: Any, stride: Any, *_rest: Any) ->
     return View(storage, int(offset), tuple(map(int, size)), tuple(map(int, stride)))
 
 
+def _view_as(storage: Storage, offset: int, size: Any, stride: Any, _grad: Any, _hooks: Any, dtype: torch.dtype, *_rest: Any) -> View:
+    """A tensor of a kind younger than typed storages: its memory is told in bytes, and what they are beside it."""
+    if storage.dtype is not torch.uint8 or not isinstance(dtype, torch.dtype):
+        raise ValueError("a tensor whose memory is not told in bytes")
+    typed = replace(storage, dtype=dtype, numel=storage.numel // dtype.itemsize)
+    return View(typed, int(offset), tuple(map(int, size)), tuple(map(int, stride)))
+
+
 _DTYPES = {
     "Double": torch.float64, "Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloat16, "Long": torch.int64,
     "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8, "Bool": torch.bool,
+    "ComplexFloat": torch.complex64, "ComplexDouble": torch.complex128,
 }  # fmt: skip
+_YOUNGER_DTYPES = (
+    torch.uint16, torch.uint32, torch.uint64,
+    torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz,
+)  # fmt: skip
 
 Maker = Callable[..., Any]
 ALLOWED: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_tensor_v2"): _view,
     ("torch._utils", "_rebuild_tensor"): _view,
+    ("torch._utils", "_rebuild_tensor_v3"): _view_as,
+    ("torch.storage", "UntypedStorage"): torch.uint8,
     ("torch._utils", "_rebuild_parameter"): lambda data, *_rest: data,
     ("collections", "OrderedDict"): lambda *pairs: dict(*pairs),
     ("torch", "Size"): lambda sizes=(): tuple(sizes),
@@ -162,6 +177,7 @@ ALLOWED: dict[tuple[str, str], Any] = {
     ("pytorch_lightning.callbacks.early_stopping", "EarlyStopping"): Inert("EarlyStopping"),
     **{("torch", f"{name}Storage"): dtype for name, dtype in _DTYPES.items()},
     **{("torch", str(dtype).removeprefix("torch.")): Inert(str(dtype)) for dtype in _DTYPES.values()},
+    **{("torch", str(dtype).removeprefix("torch.")): dtype for dtype in _YOUNGER_DTYPES},
 }
 
 
@@ -380,21 +396,26 @@ def _collect(root: Root, budget: int) -> tuple[dict[str, Tensor], list[str]]:
     chosen, left_out = _state_dict(built)
     for name, value in _entries(chosen):
         if isinstance(value, View):
+            if name in views or name == weights.METADATA:
+                why = "two of its tensors would have this name" if name in views else "safetensors keeps this name for itself"
+                raise ModelError(f"its tensor {name[:200]!r} cannot be kept: {why}.")
+            if value.storage.dtype is torch.complex128:
+                raise ModelError(f"its tensor {name[:200]!r} holds complex128 numbers, which safetensors cannot hold.")
             views[name] = value
         else:
             left_out.append(name)
     if not views:
         raise ModelError("it holds no tensors.")
     times_used = Counter(view.storage.key for view in views.values())
-    storages: dict[str, Tensor] = {}
+    storages: dict[Storage, Tensor] = {}
     tensors = {}
     for name, view in views.items():
         budget -= math.prod(view.size) * view.storage.dtype.itemsize
         if budget < 0:
             raise ModelError("its tensors would be many times larger than the file.")
-        if view.storage.key not in storages:
-            storages[view.storage.key] = _memory(view.storage, read_storage(view.storage))
-        tensor = _strided(storages[view.storage.key], view)
+        if view.storage not in storages:
+            storages[view.storage] = _memory(view.storage, read_storage(view.storage))
+        tensor = _strided(storages[view.storage], view)
         shared = times_used[view.storage.key] > 1  # safetensors wants each tensor whole and its own
         tensors[name] = tensor.clone(memory_format=torch.contiguous_format) if shared else tensor.contiguous()
     return tensors, left_out

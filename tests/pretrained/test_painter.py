@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from safetensors.torch import load_file, save_file
 
 from bowerbird.canvas import border_step, extend
 from bowerbird.errors import ModelError, PictureFolderError, RequestError, ResourceError
@@ -344,16 +346,114 @@ def test_files_that_are_no_lora_are_refused_and_change_nothing(sd15: PretrainedP
     wide = {"unet.x.lora_A.weight": torch.zeros(2000, 3000), "unet.x.lora_B.weight": torch.zeros(3000, 2000)}
     checkpoints.save_file(wide, tmp_path / "wide.safetensors")
     foreign, _ = checkpoints.lora_files(tmp_path, tiny("sdxl").networks["unet"])
+    stray = {"text_encoder.x.lora_A.weight": torch.zeros(2, 3), "text_encoder.x.lora_B.weight": torch.zeros(3, 2)}
+    checkpoints.save_file(stray, tmp_path / "text_encoder.safetensors")
     (tmp_path / "old.pt").write_bytes(b"\x80\x02.")
     for file, words in [
         (tiny("sd15").file, "no LoRA weights"),
+        (tmp_path / "text_encoder.safetensors", "no part for 'text_encoder.x.lora_A.weight'"),
         (tmp_path / "wide.safetensors", "rank 2000"),
         (tmp_path / "old.pt", "pickle"),
         (tmp_path / "missing.safetensors", "cannot read"),
-        (foreign["peft"], "does not fit Stable Diffusion 1.x"),
+        (foreign["peft"], "does not fit this model.*shape.*made for another"),
+        (foreign["kohya"], "does not fit this model.*made for another"),
     ]:
         with pytest.raises(RequestError, match=words):
             paint(sd15, loras=[Lora(file=file)])
+    assert paint(sd15)[0].picture.tobytes() == before
+
+
+def test_a_lora_in_pefts_own_naming(sd15: PretrainedPainter, tiny: Any, tmp_path: Path):
+    """PEFT saves a network alone: `base_model.model.` before the names, or nothing, and alpha in a config beside them."""
+    files, _ = checkpoints.lora_files(tmp_path, tiny("sd15").networks["unet"], rank=4, alpha=2.0)
+    plain = {name.removeprefix("unet."): tensor for name, tensor in load_file(files["peft"]).items()}
+    expected = paint(sd15, loras=[Lora(file=files["peft"])])[0].picture.tobytes()
+    for prefix in ("base_model.model.", ""):
+        path = tmp_path / "adapter_model.safetensors"
+        checkpoints.save_file({prefix + name: tensor for name, tensor in plain.items()}, path)
+        assert paint(sd15, loras=[Lora(file=path)])[0].picture.tobytes() == expected
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 2.0}))
+    sd15._use_loras([])
+    halved = paint(sd15, loras=[Lora(file=path)])[0].picture.tobytes()
+    assert halved == paint(sd15, loras=[Lora(file=files["peft"], weight=0.5)])[0].picture.tobytes() != expected
+
+
+def test_a_lora_of_the_text_encoder_alone(sd15: PretrainedPainter, tiny: Any, tmp_path: Path):
+    """As diffusers saves one: it acts through the words, and adds its product to the text encoder's weights."""
+    generator = torch.Generator().manual_seed(0)
+    stem = "text_model.encoder.layers.1.self_attn.q_proj"
+    down, up = torch.randn(2, 32, generator=generator), torch.randn(32, 2, generator=generator)
+    for number, (a, b) in enumerate((("lora_linear_layer.down", "lora_linear_layer.up"), ("lora_A", "lora_B"))):
+        names = {f"text_encoder.{stem}.{a}.weight": down, f"text_encoder.{stem}.{b}.weight": up}
+        checkpoints.save_file(names, tmp_path / f"{number}.safetensors")
+    kohya = f"lora_te_{stem.replace('.', '_')}"
+    checkpoints.save_file(
+        {f"{kohya}.lora_down.weight": down, f"{kohya}.lora_up.weight": up, f"{kohya}.alpha": torch.tensor(2.0)}, tmp_path / "2.safetensors"
+    )
+    before = paint(sd15)[0].picture.tobytes()
+    merged = open_pretrained(tiny("sd15").file, CPU)
+    with torch.no_grad():
+        own = merged.parts.networks["text_encoder"]
+        own.get_parameter(f"{stem.removeprefix('' if hasattr(own, 'text_model') else 'text_model.')}.weight").add_(up @ down)
+    expected = pixels(paint(merged)[0].picture)
+    for number in range(3):
+        picture = paint(sd15, loras=[Lora(file=tmp_path / f"{number}.safetensors")])[0].picture
+        assert np.abs(pixels(picture) - expected).max() <= 1 and picture.tobytes() != before
+
+
+def test_a_lora_scaled_in_its_metadata(sd15: PretrainedPainter, tiny: Any, tmp_path: Path):
+    """diffusers' newer files say alpha there, in PEFT's words."""
+    files, _ = checkpoints.lora_files(tmp_path, tiny("sd15").networks["unet"], rank=4)
+    told = {"unet.r": 4, "unet.lora_alpha": 2}
+    save_file(load_file(files["peft"]), tmp_path / "told.safetensors", {"lora_adapter_metadata": json.dumps(told)})
+    picture = paint(sd15, loras=[Lora(file=tmp_path / "told.safetensors")])[0].picture
+    assert picture.tobytes() == paint(sd15, loras=[Lora(file=files["peft"], weight=0.5)])[0].picture.tobytes()
+
+
+def test_what_is_wrong_with_a_lora_is_said_of_the_lora(sd15: PretrainedPainter, tiny: Any, tmp_path: Path):
+    """One sentence naming the file and the tensor; and the model paints on as if nothing had been."""
+    files, _ = checkpoints.lora_files(tmp_path, tiny("sd15").networks["unet"])
+    good, kohya = load_file(files["peft"]), load_file(files["kohya"])
+    name = next(iter(good))
+    wrong: list[tuple[dict[str, torch.Tensor], str]] = [
+        ({**good, name: good[name] * float("nan")}, f"tensor '{name}' of the LoRA .* holds NaN"),
+        ({**good, name: torch.zeros(4, 99)}, f"'{name}' has the shape \\[4, 99\\]"),
+        ({**good, name: torch.zeros(5, good[name].shape[1])}, "'.*' has no partner of its rank"),
+        ({**good, name: torch.tensor(1.0)}, f"'{name}' .*shape \\[\\], which is no matrix"),
+        ({key: tensor for key, tensor in good.items() if key != name}, "has no partner"),
+        ({**good, "unet.nothing.lora_A.weight": torch.zeros(4, 4)}, "no part for 'unet.nothing"),
+        ({**good, "text_encoder.x.dora_scale": torch.zeros(4)}, "of another kind, DoRA"),
+        ({"a.lokr_w1": torch.zeros(2, 2)}, "of another kind, LoKr"),
+        ({**kohya, next(key for key in kohya if key.endswith(".alpha")): torch.zeros(3)}, "alpha that is not one number"),
+        ({**kohya, "lora_unet_x.lora_A.weight": torch.zeros(2, 2)}, "fit no Stable Diffusion|no part for"),
+    ]
+    before = paint(sd15)[0].picture.tobytes()
+    for number, (tensors, words) in enumerate(wrong):
+        path = tmp_path / f"bad{number}.safetensors"
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path)
+        for loras in ([Lora(file=path)], [Lora(file=files["kohya"]), Lora(file=path)]):
+            paint(sd15, loras=[Lora(file=files["peft"])])
+            with pytest.raises(RequestError, match=words) as refusal:
+                paint(sd15, loras=loras)
+            assert str(path) in str(refusal.value)
+            assert paint(sd15)[0].picture.tobytes() == before
+
+
+def test_a_failure_half_way_leaves_nothing_behind(sd15: PretrainedPainter, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The first of two LoRA is in the networks when the second fails inside the library."""
+    files, _ = checkpoints.lora_files(tmp_path, tiny("sd15").networks["unet"])
+    before = paint(sd15)[0].picture.tobytes()
+    pipeline = sd15._pipeline("text")
+    load = pipeline.load_lora_weights
+
+    def fail(tensors: Any, adapter_name: str) -> None:
+        load(tensors, adapter_name=adapter_name)
+        if adapter_name == "lora1":
+            raise AssertionError
+
+    monkeypatch.setattr(pipeline, "load_lora_weights", fail)
+    with pytest.raises(RequestError, match="AssertionError"):
+        paint(sd15, loras=[Lora(file=files["peft"]), Lora(file=files["kohya"])])
     assert paint(sd15)[0].picture.tobytes() == before
 
 

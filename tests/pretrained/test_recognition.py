@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from bowerbird.errors import ModelError
 from bowerbird.pretrained import families, open_pretrained, recognise
@@ -196,6 +197,25 @@ def test_damaged_and_incomplete_models_get_one_sentence(tiny: Any, tmp_path: Pat
         open_pretrained(folder, CPU)
     with pytest.raises(ModelError, match="is no Stable Diffusion model"):
         open_pretrained(tmp_path / "nothing.safetensors.txt", CPU)
+
+
+def test_weights_that_are_not_numbers_are_refused_by_name(tiny: Any, tmp_path: Path):
+    """Unet, autoencoder or words: they would paint black.  A copy that nothing reads (`model_ema`) may hold what it likes."""
+    folder = Path(shutil.copytree(tiny("sd15").folder, tmp_path / "model"))
+    file = folder / "text_encoder" / "model.safetensors"
+    tensors = load_file(file)
+    name = "text_model.final_layer_norm.weight"
+    save_file({**tensors, name: tensors[name] * float("nan")}, file)
+    with pytest.raises(ModelError, match=r"final_layer_norm.weight' of the text_encoder .* NaN"):
+        open_pretrained(folder, CPU)
+    whole = load_file(tiny("sd15").file)
+    first = "model.diffusion_model.input_blocks.0.0.weight"
+    save_file({**whole, first: whole[first] / 0}, tmp_path / "whole.safetensors")
+    with pytest.raises(ModelError, match=r"'conv_in.weight' of the unet .* NaN"):
+        open_pretrained(tmp_path / "whole.safetensors", CPU)
+    ema = "model_ema.diffusion_modelinput_blocks00weight"
+    save_file({**whole, ema: whole[ema] * float("nan")}, tmp_path / "ema.safetensors")
+    open_pretrained(tmp_path / "ema.safetensors", CPU)
 
 
 def test_clip_text_becomes_the_published_numbers(tiny: Any):

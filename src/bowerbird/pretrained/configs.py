@@ -7,12 +7,12 @@ compared with a fixed table, keys that ask for code are refused, and numbers are
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from bowerbird.errors import ModelError
+from bowerbird.reading import read_json
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 NETWORKS = ("unet", "vae", *TEXT_ENCODERS)
@@ -62,7 +62,7 @@ _CODE_KEYS = {
     "attn_implementation", "_attn_implementation", "_attn_implementation_internal",
 }  # fmt: skip
 
-_MAX_CONFIG_BYTES = 2**20
+_UNLIMITED = {"lambda_min_clipped": float("-inf")}  # as diffusers writes out a default; left out, it is the same
 _MAX_LAYERS = 64
 _MAX_NUMBER = 100_000
 
@@ -70,11 +70,10 @@ _MAX_NUMBER = 100_000
 def read_config(path: Path) -> dict[str, Any]:
     """A JSON object as plain data.  ModelError when it is missing, too large, damaged, or asks for code."""
     try:
-        with path.open("rb") as file:
-            config = json.loads(file.read(_MAX_CONFIG_BYTES))
+        config = read_json(path)
     except OSError as error:
         raise ModelError(f"cannot read {str(path)!r} ({error.strerror}). Download the folder again.") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ModelError(f"{str(path)!r} is damaged or not JSON. Download the folder again.") from error
     if not isinstance(config, dict):
         raise ModelError(f"{str(path)!r} is not a JSON object. Download the folder again.")
@@ -126,21 +125,42 @@ def checked_arguments(config: Mapping[str, Any], known: Collection[str], path: P
 
 
 def read_scheduler_config(path: Path) -> dict[str, Any]:
-    """A scheduler's settings with its _class_name, which is one of the table."""
+    """A scheduler's settings with its _class_name, which is one of the table; what the class fills in itself is left open."""
     config = read_config(path)
     name = config.get("_class_name")
     if not isinstance(name, str) or ("diffusers", name) not in _SCHEDULER_CLASSES:
         raise ModelError(f"{str(path)!r} asks for {str(name)[:80]!r}, which is not a scheduler Bowerbird knows; it is refused.")
+    config = {key: value for key, value in config.items() if key not in _UNLIMITED or value != _UNLIMITED[key]}
+    # what another scheduler than the named one needs is kept too: PNDM's config says `clip_sample: false` for DDIM's sake
+    settings = checked_arguments(
+        config, {word for kind in _scheduler_classes().values() for word in inspect.signature(kind).parameters}, path
+    )
+    steps = settings.get("num_train_timesteps", 1000)
+    if type(steps) is not int or steps < 4:
+        raise ModelError(f"{str(path)!r} sets num_train_timesteps = {str(steps)[:80]}, where a whole number of steps is expected.")
+    cls = _scheduler_classes()[name]
+    try:
+        cls(**class_arguments(cls, settings, path)).set_timesteps(4)
+    except Exception as error:  # diffusers raises many kinds for one cause: a value no scheduler can have
+        raise ModelError(f"{str(path)!r} describes no scheduler: {first_line(error)}. Use another copy.") from error
+    return {"_class_name": name, **settings}
+
+
+def scheduler_defaults(name: str) -> dict[str, Any]:
+    """What a scheduler of the table does where its config is silent."""
+    parameters = inspect.signature(_scheduler_classes()[name]).parameters.values()
+    return {parameter.name: parameter.default for parameter in parameters}
+
+
+def _scheduler_classes() -> dict[str, Any]:
     import diffusers
 
-    classes = {kind: getattr(diffusers, kind) for _, kind in _SCHEDULER_CLASSES}
-    # what another scheduler than the named one needs is kept too: PNDM's config says `clip_sample: false` for DDIM's sake
-    settings = checked_arguments(config, {word for cls in classes.values() for word in inspect.signature(cls).parameters}, path)
-    try:
-        classes[name](**class_arguments(classes[name], settings, path)).set_timesteps(4)
-    except Exception as error:  # diffusers raises many kinds for one cause: a value no scheduler can have
-        raise ModelError(f"{str(path)!r} describes no scheduler: {str(error).splitlines()[0][:200]}. Use another copy.") from error
-    return {"_class_name": name, **settings}
+    return {kind: getattr(diffusers, kind) for _, kind in _SCHEDULER_CLASSES}
+
+
+def first_line(error: Exception) -> str:
+    """What another library says of its error, as the end of a sentence; assertions say nothing but their name."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _listed(value: Any) -> list[Any]:

@@ -72,8 +72,7 @@ def recognise(path: Path) -> Recognised | None:
     if path.suffix.lower() != ".safetensors":
         return None
     header = weights.read_header(path)
-    told = header.pop("__metadata__", None) or {}
-    return recognise_keys({name: tuple(entry["shape"]) for name, entry in header.items()}, told)
+    return recognise_keys(header.shapes, header.metadata)
 
 
 def recognise_keys(shapes: Shapes, told: Mapping[str, str] | None = None) -> Recognised | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bowerbird.errors import MissingExtraError, ModelError
+from bowerbird.pretrained.configs import first_line
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _AUTOENCODERS = ("vae", "vqvae")
@@ -68,8 +69,7 @@ def download(name: str, ask: Ask | None, offline: bool, only_autoencoder: bool =
 
 
 def _unreachable(name: str, error: Exception) -> ModelError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return ModelError(f"{name!r} is no path here, and the hub does not give it ({reason}). Check the name and the connection.")
+    return ModelError(f"{name!r} is no path here, and the hub does not give it ({first_line(error)}). Check the name and the connection.")
 
 
 def _signs(only_autoencoder: bool) -> tuple[str, ...]:

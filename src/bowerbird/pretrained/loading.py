@@ -27,6 +27,7 @@ from bowerbird.pretrained.configs import (
     TOKENIZERS,
     checked_arguments,
     class_arguments,
+    first_line,
     options_of,
     read_config,
     read_index,
@@ -140,13 +141,14 @@ def _converted(part: str, checkpoint: dict[str, Tensor], family: Family, dtype: 
             checkpoint, config=str(family.configs), subfolder=part, local_files_only=True, torch_dtype=dtype
         )
     except Exception as error:  # diffusers raises many kinds for one cause: names or shapes that do not fit
-        reason = str(error).splitlines()[0].split(". ")[0].rstrip(".")[:300]
+        reason = first_line(error).split(". ")[0].rstrip(".")
         raise ModelError(f"the {part} of {where} cannot be read: {reason}. Name another --family, or use another copy.") from error
     lacking = [name for name, tensor in module.state_dict().items() if tensor.is_meta]
     if lacking:
         raise ModelError(
             f"the {part} of {where} lacks {len(lacking)} tensors, the first is {lacking[0]!r}. Name another --family, or use another copy."
         )
+    weights.check_numbers(module.state_dict(), f"the {part} of {where}")
     return module
 
 
@@ -157,6 +159,7 @@ def _network_class(part: str) -> Any:
     import transformers
 
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     return {"text_encoder": transformers.CLIPTextModel, "text_encoder_2": transformers.CLIPTextModelWithProjection}[part]
 
 
@@ -199,7 +202,7 @@ def _empty(cls: Any, folder: Path) -> nn.Module:
     except ModelError:
         raise
     except Exception as error:  # the libraries raise many kinds for one cause: a value no network can have
-        raise ModelError(f"{str(path)!r} describes no network: {str(error).splitlines()[0][:200]}. Use another copy.") from error
+        raise ModelError(f"{str(path)!r} describes no network: {first_line(error)}. Use another copy.") from error
 
 
 def _fill(module: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype, where: str) -> nn.Module:
@@ -214,6 +217,7 @@ def _fill(module: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype, 
         raise ModelError(
             f"{where} does not fit its config: {len(wrong)} of {len(own)} tensors differ, the first is {wrong[0]!r}. Use another copy."
         )
+    weights.check_numbers({name: tensors[name] for name in own}, where)
     whole = {name: tensors[name].to(dtype if own[name].is_floating_point() else own[name].dtype) for name in own}
     module.load_state_dict(whole, assign=True)
     return module.eval()
@@ -235,8 +239,7 @@ def count_weights(path: Path) -> int:
     """How many numbers a model's networks hold, from the headers of its files."""
     files = [file for name in NETWORKS if (path / name).is_dir() for file in weight_files(path / name)] if path.is_dir() else [path]
     headers = [weights.read_header(file) for file in files]
-    shapes = [entry["shape"] for header in headers for name, entry in header.items() if not name.startswith(("__metadata__", "model_ema."))]
-    return sum(math.prod(shape) for shape in shapes)
+    return sum(math.prod(shape) for header in headers for name, shape in header.shapes.items() if not name.startswith("model_ema."))
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -16,8 +16,9 @@ from torch import Tensor
 from bowerbird.canvas import Size, blend, tiles
 from bowerbird.errors import ModelError, RequestError, did_you_mean
 from bowerbird.pretrained import memory
+from bowerbird.pretrained.configs import first_line
 from bowerbird.pretrained.loading import Parts
-from bowerbird.pretrained.lora import check_lora
+from bowerbird.pretrained.lora import read_lora
 from bowerbird.pretrained.plan import Work, plan
 from bowerbird.pretrained.prompting import count_chunks, said
 from bowerbird.pretrained.samplers import SAMPLERS, own_sampler, scheduler_for, watch
@@ -233,30 +234,23 @@ class PretrainedPainter:
         self._ready = pipeline
 
     def _use_loras(self, loras: list[Lora]) -> None:
-        """Load the wanted LoRA files and set their weights; nothing is done when they are the ones in place."""
+        """Put the wanted LoRA files in place; nothing is done when they are there.  After an error there are none."""
         if loras == self._loras:
             return
-        for lora in loras:
-            check_lora(lora.file)
         pipeline = self._pipeline("upscale" if self.parts.family.kind == "upscale" else "text")
         pipeline.unload_lora_weights()
         self._loras = []
-        for number, lora in enumerate(loras):
-            try:
-                with warnings.catch_warnings(action="ignore", category=UserWarning):  # peft wonders at a second file
-                    pipeline.load_lora_weights(
-                        str(lora.file.parent),
-                        weight_name=lora.file.name,
-                        adapter_name=f"lora{number}",
-                        local_files_only=True,
-                        use_safetensors=True,
-                    )
-            except Exception as error:  # diffusers and peft raise many kinds for one cause: a file that does not fit this model
-                pipeline.unload_lora_weights()
-                reason = str(error).splitlines()[0][:200]
-                raise RequestError(f"the LoRA {str(lora.file)!r} does not fit {self.parts.family.words}: {reason}") from error
-        if loras:
-            pipeline.set_adapters([f"lora{number}" for number in range(len(loras))], [lora.weight for lora in loras])
+        read = [read_lora(lora.file, self.parts.networks, type(pipeline)) for lora in loras]
+        try:
+            with warnings.catch_warnings(action="ignore", category=UserWarning):  # peft wonders at a second file
+                for number, tensors in enumerate(read):
+                    pipeline.load_lora_weights(tensors, adapter_name=f"lora{number}")
+            if loras:
+                pipeline.set_adapters([f"lora{number}" for number in range(len(loras))], [lora.weight for lora in loras])
+        except Exception as error:  # diffusers and peft raise many kinds, after they have changed a part of the networks
+            pipeline.unload_lora_weights()
+            files = ", ".join(str(lora.file) for lora in loras)
+            raise RequestError(f"the LoRA {files} does not fit {self.parts.family.words}: {first_line(error)}") from error
         self._loras = list(loras)
 
     def _in_parts(self, request: PaintRequest) -> str:
