@@ -19,7 +19,7 @@ FLOORS = (
     "conditions pretrained safety captioning",
     "model_folder",
     "run_folder painter",
-    "locate",
+    "locate painted_set",
     "generate",
     "evaluate",
     "training",

@@ -93,6 +93,12 @@ def from_what_is_known(pictures: Pictures) -> tuple[tuple[str, ...], ...]:
     return tuple(texts)
 
 
+def sentence_of(label: str) -> str:
+    """'a picture of an owl', for the class 'Owl'."""
+    name = _in_words(label)
+    return f"a picture of {_with_article(name)}" if name else ""
+
+
 _LONGER = (2, 3, 5)  # details in the long sentences of a picture
 
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bowerbird.cli.app import app
 from bowerbird.cli.console import asker, print_result, progress_bar
 from bowerbird.errors import RequestError, ResourceError
+from bowerbird.progress import OnProgress
 from bowerbird.request import PaintRequest, read_request
+
+if TYPE_CHECKING:
+    from bowerbird.painter import Painter
 
 
 @app.command()
@@ -40,9 +46,17 @@ def generate(
     family: Annotated[str | None, typer.Option(help="family of a Stable Diffusion checkpoint, where the guess is wrong")] = None,
     prediction: Annotated[str | None, typer.Option(help="eps or v, where the guess is wrong")] = None,
     autoencoder: Annotated[str | None, typer.Option(help="for somebody's latent model that comes without one")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="a file of prompts: one a line, or a .csv or .jsonl with columns such as prompt, label, seed")
+    ] = None,
+    per_label: Annotated[
+        int | None, typer.Option(min=1, help="a balanced set: so many pictures of each class, in folders, with captions and provenance")
+    ] = None,
     out: Annotated[Path, typer.Option(help="folder for the pictures")] = Path("pictures"),
 ) -> None:
     """Paint pictures."""
+    if per_label is not None and (prompts is not None or count is not None):
+        raise RequestError("--per-label says how many pictures there are of each class. Leave --count and --prompts out.")
     asked = {
         "model": model,
         "prompt": prompt,
@@ -67,7 +81,19 @@ def generate(
     fields |= {name: value for name, value in asked.items() if value is not None}
     if "model" not in fields:
         raise RequestError("which model should paint? Give a run, a model folder, a checkpoint or a hub name, or --from PICTURE.")
-    _paint(context, [read_request(fields)], out, family, prediction, autoencoder)
+    requests, as_set = [], None
+    if prompts is not None:
+        from bowerbird.painted_set import paint_prompts, read_prompts
+
+        requests = read_prompts(prompts, fields)
+        as_set = partial(paint_prompts, requests, out)
+    else:
+        requests = [read_request(fields)]
+    if per_label is not None:
+        from bowerbird.painted_set import paint_per_label
+
+        as_set = partial(paint_per_label, requests[0], per_label, out)
+    _paint(context, requests, out, family, prediction, autoencoder, as_set=as_set)
 
 
 @app.command()
@@ -93,11 +119,16 @@ def _paint(
     prediction: str | None = None,
     autoencoder: str | None = None,
     enlarged: bool = False,
+    as_set: Callable[[Painter, OnProgress], list[Path]] | None = None,
 ) -> None:
-    """Paint the requests, all of one model, and save the pictures; enlarged ones are named and marked after what they were."""
+    """Paint the requests, all of one model, and save the pictures; enlarged ones are named and marked after what they were.
+
+    `as_set` paints and saves them itself, as a set with a table.
+    """
     from bowerbird import hardware
     from bowerbird.generate import open_model
     from bowerbird.locate import Opening
+    from bowerbird.painted_set import free_name
     from bowerbird.picture_metadata import SUFFIXES, check_fits, save_picture
 
     for request in requests:
@@ -108,13 +139,15 @@ def _paint(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ResourceError(f"pictures cannot be kept in {str(out)!r} ({error.strerror}). Name another --out.") from error
-    paths = []
+    paths: list[str] = []
     with progress_bar() as on_progress:
         painter = open_model(requests[0].model, hardware.choose_device(options.device), opening, on_progress)
+        if as_set is not None:
+            paths, requests = [str(path) for path in as_set(painter, on_progress)], []
         for request in requests:
             for painted in painter.paint(request, on_progress):
                 name = request.image.stem if enlarged and request.image else f"{painted.seed:010d}"
-                path = _free_name(out, name, SUFFIXES[painted.settings.format])
+                path = out / free_name(out, name, SUFFIXES[painted.settings.format])
                 save_picture(painted, path, "algorithmicallyEnhanced" if enlarged else None)
                 paths.append(str(path))
     print_result(context, {"pictures": paths}, "\n".join(paths))
@@ -153,9 +186,3 @@ def _request_of(picture: Path) -> dict[str, Any]:
     if not metadata.fields:
         raise RequestError(f"{str(picture)!r} does not say how it was painted. {metadata.note}".rstrip())
     return dict(metadata.fields)
-
-
-def _free_name(folder: Path, name: str, suffix: str) -> Path:
-    """<name>.png, or <name>-2.png ... when that picture is there already: nothing of the user's is overwritten."""
-    names = (f"{name}{extra}{suffix}" for extra in ("", *(f"-{n}" for n in range(2, 10_000))))
-    return next(folder / name for name in names if not (folder / name).exists())
