@@ -68,16 +68,24 @@ class Guard:
                 marked["referrer-policy"] = "no-referrer"
             await send(message)
 
+        exceeded: list[ApiError] = []
+
+        async def send_unless_exceeded(message: Message) -> None:
+            if not exceeded:  # else what the app makes of half a body is of no interest
+                await send_marked(message)
+
         self._at_once += 1
         try:
             with self._seconds.time():
                 try:
                     self._check_caller(headers, path)
-                    receive = await self._bounded(headers, path, receive)
+                    bounded = await self._bounded(headers, path, receive, exceeded)
                 except ApiError as error:
                     await answer(error, path)(scope, receive, send_marked)
                 else:
-                    await self.app(scope, receive, send_marked)
+                    await self.app(scope, bounded, send_unless_exceeded)
+                    if exceeded:
+                        await answer(exceeded[0], path)(scope, receive, send_marked)
         finally:
             self._at_once -= 1
             route = scope.get("route")
@@ -112,8 +120,11 @@ class Guard:
         return hmac.compare_digest(given.strip().encode(), self._key.encode())
 
     @staticmethod
-    async def _bounded(headers: Headers, path: str, receive: Receive) -> Receive:
-        """`receive` that stops at the limit of the route; ApiError at once where the client says beforehand that it is too much."""
+    async def _bounded(headers: Headers, path: str, receive: Receive, exceeded: list[ApiError]) -> Receive:
+        """`receive` that stops at the limit of the route, and says so in `exceeded`.
+
+        ApiError at once where the client says beforehand that it is too much.
+        """
         limit = next(limit for start, limit in LIMITS if path.startswith(start))
         too_large = ApiError(413, f"the body is larger than the {limit // MIB} MiB that may be sent here.", code="body_too_large")
         length = headers.get("content-length", "0")
@@ -135,6 +146,7 @@ class Guard:
             message = await receive()
             read += len(message.get("body", b""))
             if read > limit:
+                exceeded.append(too_large)
                 raise too_large
             return message
 

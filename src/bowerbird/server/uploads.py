@@ -72,19 +72,18 @@ def _keep_mask(queue: Queue, data: bytes, size: tuple[int, int], from_alpha: boo
 
 def _decoded(data: bytes, param: str) -> Image.Image:
     """The picture, whole.  Its size is judged by its header, before any pixel."""
+    too_large = ApiError(
+        400, f"{param}: the picture is too large; up to {MAX_PIXELS // 10**6} million pixels.", param=param, code="image_too_large"
+    )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             picture = Image.open(io.BytesIO(data), formats=list(FORMATS))
-            width, height = picture.size
-            if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE_PX:
-                raise ApiError(
-                    400,
-                    f"{param}: {width}x{height} is too large; up to {MAX_PIXELS // 10**6} million pixels.",
-                    param=param,
-                    code="image_too_large",
-                )
+            if picture.width * picture.height > MAX_PIXELS or max(picture.size) > MAX_SIDE_PX:
+                raise too_large
             picture.load()
+    except Image.DecompressionBombError:
+        raise too_large from None
     except ApiError:
         raise
     except Exception as error:  # a decoder given garbage raises what it likes

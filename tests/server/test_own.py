@@ -1,0 +1,90 @@
+"""Our own routes: jobs from acceptance to picture; and AUTOMATIC1111's."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.server.conftest import Served
+
+
+def test_a_job_from_acceptance_to_picture(served: Served) -> None:
+    """Accepted with 202, followed as events to its end, fetched as files."""
+    answer = served.client.post("/api/jobs", json={"requests": [{"model": "pets", "count": 2, "seed": 1, "steps": 20}], "previews": 2})
+    assert answer.status_code == 202
+    (job,) = answer.json()
+    text = served.client.get(f"/api/jobs/{job['id']}/events").text
+    seen = [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line.startswith("data: ")]
+    assert seen[-1]["state"] == "done" and all(one["id"] == job["id"] for one in seen)
+    for number in (0, 1):
+        answer = served.client.get(f"/pictures/{job['id']}/{number}")
+        assert answer.headers["content-type"] == "image/png" and Image.open(io.BytesIO(answer.content)).size == (16, 16)
+    assert served.client.get(f"/pictures/{job['id']}/2").status_code == 404
+    assert served.client.get(f"/api/jobs/{job['id']}/preview").status_code == 200
+
+
+def test_jobs_are_accepted_all_or_none(served: Served) -> None:
+    before = sum(served.queue.counts().values())
+    answer = served.client.post("/api/jobs", json={"requests": [{"model": "pets"}, {"model": "pets", "stepz": 2}]})
+    assert answer.status_code == 400 and "Did you mean 'steps'" in answer.json()["error"]["message"]
+    assert sum(served.queue.counts().values()) == before
+
+
+def test_a_training_is_accepted_moved_and_cancelled(served: Served, picture_folder: Path) -> None:
+    """Only the painting lane works in these tests, so trainings wait."""
+    ids = [served.client.post("/api/train", json={"pictures": str(picture_folder), "count": 100}).json()["id"] for _ in range(2)]
+    order = served.client.post(f"/api/jobs/{ids[1]}/move", json={"to": 0}).json()
+    assert [job["id"] for job in order] == ids[::-1]
+    for job_id in ids:
+        assert served.client.delete(f"/api/jobs/{job_id}").json()["state"] == "cancelled"
+    assert served.client.post(f"/api/jobs/{ids[0]}/move", json={"to": 0}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {"pictures": 3}, {"pictures": "x", "hours": 1, "count": 1}, {"pictures": "x", "recipe": 1}, {"nope": 1}]
+)
+def test_a_bad_training_is_said(served: Served, body: dict[str, object]) -> None:
+    answer = served.client.post("/api/train", json=body)
+    assert answer.status_code == 400 and answer.json()["error"]["message"]
+
+
+def test_models_and_recipes_are_told(served: Served) -> None:
+    models = {one["name"]: one for one in served.client.get("/api/models").json()}
+    assert models["pets"]["labels"] == ["cat", "dog"]
+    assert served.client.get("/api/models/nope").status_code == 404
+    assert "latent-64" in served.client.get("/api/recipes").json()
+
+
+def test_an_automatic1111_client_gets_its_picture(served: Served) -> None:
+    """As editors' plug-ins send it: fields that mean nothing here among them, seed -1 for any."""
+    body = {
+        "prompt": "a dog", "negative_prompt": "x", "steps": 3, "cfg_scale": 7, "width": 48, "height": 32, "seed": -1, "batch_size": 2,
+        "sampler_name": "Euler", "restore_faces": False, "alwayson_scripts": {}, "override_settings": {"sd_model_checkpoint": "pets"},
+    }  # fmt: skip
+    answer = served.client.post("/sdapi/v1/txt2img", json=body).json()
+    info = json.loads(answer["info"])
+    assert [Image.open(io.BytesIO(base64.b64decode(one))).size for one in answer["images"]] == [(48, 32)] * 2
+    assert (info["steps"], info["sampler_name"], len(info["all_seeds"])) == (3, "euler", 2)
+    assert "Steps: 3" in info["infotexts"][0]
+
+
+def test_automatic1111s_lists_and_errors(served: Served) -> None:
+    assert "pets" in [one["model_name"] for one in served.client.get("/sdapi/v1/sd-models").json()]
+    assert "Euler" in [one["name"] for one in served.client.get("/sdapi/v1/samplers").json()]
+    assert set(served.client.get("/sdapi/v1/progress").json()) == {"progress", "eta_relative", "state", "current_image", "textinfo"}
+    for body in ({"steps": -1}, {"width": 1}, {"batch_size": 99}, {"override_settings": {"sd_model_checkpoint": "../x"}}):
+        answer = served.client.post("/sdapi/v1/txt2img", json=body)
+        assert answer.status_code == 400 and set(answer.json()) == {"error", "detail", "body", "errors"}
+
+
+@pytest.mark.parametrize(
+    "image", ["http://169.254.169.254/latest/meta-data", "file:///etc/passwd", "not base64!", "data:image/png;base64,AAAA"]
+)
+def test_no_url_is_fetched(served: Served, image: str) -> None:
+    answer = served.client.post("/sdapi/v1/img2img", json={"init_images": [image], "prompt": "x"})
+    assert answer.status_code == 400

@@ -1,0 +1,88 @@
+"""The tools of a chat assistant, spoken to by the SDK's own client."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from mcp import Client
+from PIL import Image
+
+from bowerbird.jobs import Catalogue, Queue
+from bowerbird.mcp import create_tools
+from tests.jobs.conftest import model_folder  # noqa: F401 - a fixture
+from tests.server.conftest import Served
+
+
+@pytest.fixture
+def served(tmp_path: Path, model_folder: Path) -> Any:
+    with Served(Queue(tmp_path), Catalogue([model_folder.parent])) as served:
+        yield served
+
+
+def call(served: Served, *calls: tuple[str, dict[str, Any]]) -> list[Any]:
+    """What each tool answers, one after the other; a function makes its arguments from the answers so far."""
+
+    async def talk() -> list[Any]:
+        answers: list[Any] = []
+        async with Client(create_tools(served.queue, served.serving.catalogue)) as client:
+            for name, arguments in calls:
+                answers.append(await client.call_tool(name, arguments))
+        return answers
+
+    return anyio.run(talk)
+
+
+def test_drawing_gives_pictures_and_says_what_was_painted(served: Served) -> None:
+    (answer,) = call(served, ("generate", {"prompt": "a dog drinking a milkshake", "model": "pets", "count": 2, "size": "40x24"}))
+    said = json.loads(answer.content[0].text)
+    assert (said["model"], said["label"], said["size"], len(said["seeds"])) == ("pets", "dog", "40x24", 2)
+    pictures = [Image.open(io.BytesIO(base64.b64decode(one.data))) for one in answer.content[1:]]
+    assert [one.size for one in pictures] == [(40, 24)] * 2 and answer.content[1].mime_type == "image/png"
+
+
+def test_a_picture_is_varied_by_its_name(served: Served) -> None:
+    """This model takes no picture, and says so: the request reached it with the picture."""
+    (drawn,) = call(served, ("generate", {"prompt": "x", "model": "pets"}))
+    name = json.loads(drawn.content[0].text)["pictures"]
+    (answer,) = call(served, ("vary", {"picture": name, "strength": 0.3}))
+    assert answer.is_error and "image" in answer.content[0].text
+    asked = served.queue.jobs(limit=1)[0].request
+    assert asked["image"] == str(served.queue.get(name.partition("/")[0]).paths[0]) and asked["strength"] == 0.3
+
+
+def test_a_training_is_started_watched_and_stopped(served: Served, picture_folder: Path) -> None:
+    (started,) = call(served, ("start_training", {"pictures": str(picture_folder), "count": 100}))
+    (job,) = served.queue.jobs(kinds=("train",))
+    assert job.id in started.content[0].text
+    watched, stopped = call(served, ("watch_training", {"job": job.id}), ("stop_training", {"job": job.id}))
+    assert "queued" in watched.content[0].text and "cancelled" in stopped.content[0].text
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments"),
+    [
+        ("generate", {"prompt": "x", "model": "../pets"}),
+        ("generate", {"prompt": "x", "size": "1x1"}),
+        ("generate", {"prompt": "x", "count": 99}),
+        ("generate", {"prompt": "x", "model": "pets", "label": "cow"}),
+        ("generate", {}),
+        ("vary", {"picture": "nope"}),
+        ("start_training", {"pictures": "/no/such/folder"}),
+        ("start_training", {"pictures": "/tmp", "recipe": "../x"}),
+        ("watch_training", {"job": "nope"}),
+    ],
+)
+def test_what_is_impossible_is_said_to_the_assistant(served: Served, tool: str, arguments: dict[str, Any]) -> None:
+    (answer,) = call(served, (tool, arguments))
+    assert answer.is_error and "Traceback" not in answer.content[0].text
+
+
+def test_models_are_told(served: Served) -> None:
+    (answer,) = call(served, ("list_models", {}))
+    assert {"starter", "pets"} <= {one["name"] for one in json.loads(answer.content[0].text)}
