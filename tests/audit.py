@@ -43,6 +43,7 @@ class Audit:
 
     def __init__(self) -> None:
         self.events: list[str] = []
+        self.opened: list[str] = []  # every file, also those that are only read
 
     def __enter__(self) -> Audit:
         if not Audit._installed:
@@ -59,6 +60,8 @@ class Audit:
         audit = Audit._listening
         if audit is None:
             return
+        if event == "open":
+            audit.opened.append(str(arguments[0]))
         writing = event == "open" and ((isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")) or arguments[2] & 0o3)
         if writing or event.startswith(_WATCHED):
             audit.events.append(f"{event} {arguments[:2]}")

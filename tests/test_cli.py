@@ -99,8 +99,8 @@ def test_bad_input_is_one_sentence_and_exit_code_2(bowerbird, tmp_path: Path, ar
 def test_upscaled_pictures_are_marked_as_enhanced_and_keep_their_names(bowerbird, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The model is opened once for all of them, and one JSON document tells of all."""
     from bowerbird import generate
+    from bowerbird.picture_files import Painted
     from bowerbird.picture_metadata import read_metadata
-    from bowerbird.request import Painted
 
     opened = []
 
@@ -148,8 +148,8 @@ def test_options_of_every_command_may_stand_anywhere() -> None:
 
 def test_info_tells_all_a_picture_knows(bowerbird, tmp_path: Path) -> None:
     """Also what is not plain JSON: paths and LoRA files."""
-    from bowerbird.picture_metadata import save_picture
-    from bowerbird.request import Painted, read_request
+    from bowerbird.picture_files import Painted, save_picture
+    from bowerbird.request import read_request
 
     request = read_request({"model": "m", "seed": 1, "size": (8, 8), "loras": [{"file": "a/b.safetensors", "weight": 0.5}]})
     save_picture(Painted(Image.new("RGB", (8, 8)), 1, request), tmp_path / "x.png")

@@ -13,7 +13,8 @@ from bowerbird.diffusion.schedule import karras_grid
 from bowerbird.errors import RequestError
 from bowerbird.generate import open_model
 from bowerbird.painter import OwnPainter, PictureNoise, Source
-from bowerbird.picture_metadata import read_metadata, save_picture
+from bowerbird.picture_files import save_picture
+from bowerbird.picture_metadata import read_metadata
 from bowerbird.progress import Cancelled, Progress
 from bowerbird.request import PaintRequest
 from tests.conftest import tiny_recipe

@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "bowerbird"
 FLOORS = (
     "errors progress draws formats reading",
     "recipe request storage cache",
-    "prompts hardware weights pixels pages picture_metadata convert diffusion canvas",
+    "prompts hardware weights pixels pages picture_files picture_metadata convert diffusion canvas",
     "repaint",
     "data models",
     "conditions pretrained safety captioning",
@@ -21,6 +21,7 @@ FLOORS = (
     "run_folder painter",
     "locate painted_set",
     "generate",
+    "repeat",
     "evaluate",
     "training",
     "jobs",

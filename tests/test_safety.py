@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from bowerbird.errors import MissingExtraError
-from bowerbird.request import Painted, PaintRequest
+from bowerbird.picture_files import Painted
+from bowerbird.request import PaintRequest
 from bowerbird.safety import THRESHOLD, open_check, withhold
 
 BIRDS = sorted((Path(__file__).parent.parent / "examples" / "birds").glob("*.webp"))

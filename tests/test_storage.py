@@ -54,7 +54,7 @@ def test_a_manifest_cannot_point_outside(tmp_path: Path) -> None:
 
 
 def test_nothing_is_replaced(folder: Path) -> None:
-    with pytest.raises(OSError):
+    with pytest.raises(ResourceError):
         write_folder(Disk(), folder, FILES, "manifest.json", {})
     assert verify_folder(folder, "manifest.json")["answer"] == 42
     assert [p.name for p in folder.parent.iterdir()] == ["new"]  # and nothing lies about

@@ -22,7 +22,7 @@ from bowerbird.data.layouts.lists import decoded
 from bowerbird.data.layouts.tables import read_records
 from bowerbird.errors import RequestError
 from bowerbird.painter import Painter
-from bowerbird.picture_metadata import SOFTWARE, SUFFIXES, save_picture
+from bowerbird.picture_files import SOFTWARE, SUFFIXES, save_picture
 from bowerbird.progress import OnProgress, Progress, tell
 from bowerbird.request import MAX_COUNT, PaintRequest, read_request
 from bowerbird.storage import Disk, disk_error, write_file

@@ -24,11 +24,12 @@ from bowerbird.diffusion.schedule import karras_grid, timestep_grid
 from bowerbird.errors import RequestError, did_you_mean
 from bowerbird.model_folder import Model
 from bowerbird.models.conditioning import Cond, to
+from bowerbird.picture_files import Painted
 from bowerbird.pixels import to_picture, to_x0
 from bowerbird.progress import OnProgress, Progress, tell
 from bowerbird.prompts import finish
 from bowerbird.repaint import Repaint, canvas_of, is_repainting, open_picture, strength_of, usual_size
-from bowerbird.request import Painted, PaintRequest, read_request
+from bowerbird.request import PaintRequest, read_request
 
 BATCH = 16  # pictures painted together; two cores gain nothing from more
 OnStep = Callable[[int, int, Tensor], None]

@@ -1,22 +1,12 @@
-"""What a picture file says about itself: writing our own pictures' metadata, reading everybody's.
-
-Every picture we write carries three things:
-
-    the request     JSON of the resolved PaintRequest for this one picture: painting it again gives the picture again
-    `parameters`    the same as the text other programs read (the convention of AUTOMATIC1111's web UI)
-    the AI mark     IPTC DigitalSourceType in XMP (IPTC Photo Metadata Standard), so that machines can tell it is synthetic
-
-PNG keeps the first two in text chunks `bowerbird` and `parameters`; JPEG and WebP in EXIF, as MakerNote and UserComment.
-Nothing written depends on the clock, so equal pictures are equal files.
+"""What a picture file says about how it was made, whoever made it.
 
 Reading treats a file as a stranger's: three allowed formats, capped sizes, JSON only (never `eval`), pixels are not decoded,
 and each value must be valid for PaintRequest.  Names of models and files found in a picture are words: whoever acts on
-them looks them up among what the user has.
+them (`repeat.py`) looks them up among what the user has.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import struct
@@ -25,146 +15,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
-from bowerbird import __version__
-from bowerbird.errors import BowerbirdError, PictureFolderError, RequestError, ResourceError
-from bowerbird.request import MAX_SIDE_PX, Painted, PaintRequest, read_request
+from bowerbird.errors import BowerbirdError, PictureFolderError, RequestError
+from bowerbird.picture_files import A1111_SAMPLERS, EXIF_IFD, FORMAT_VERSION, MAKER_NOTE, SOFTWARE, USER_COMMENT
+from bowerbird.request import MAX_SIDE_PX, PaintRequest, read_request
 
-DigitalSource = Literal["trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia", "algorithmicallyEnhanced"]
 Origin = Literal["bowerbird", "a1111", "fooocus", "comfyui", "invokeai", "unknown"]
-
-FORMAT_VERSION = 1
-SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
-SOFTWARE = f"Bowerbird {__version__}"
 
 MAX_FILE_BYTES = 256 * 2**20
 MAX_TEXT_CHARS = 2**20
 MAX_ENTRIES = 200
 MAX_GRAPH_NODES = 5_000
-MAX_JPEG_EXIF_BYTES = 65_000  # a JPEG segment holds 65,533 bytes, header included
-
-_EXIF_IFD, _SOFTWARE, _USER_COMMENT, _MAKER_NOTE = 0x8769, 0x0131, 0x9286, 0x927C
 
 # What other programs' pictures may fill in: nothing that names a file to open, except the model, which is looked up.
-_FOREIGN_FIELDS = ("prompt", "negative", "styles", "model", "steps", "sampler", "guidance", "seed", "size", "strength")
+_FOREIGN_FIELDS = ("prompt", "negative", "styles", "model", "steps", "sampler", "guidance", "seed", "size")
 
-_A1111_SAMPLERS = {"ddpm": "DDPM", "ddim": "DDIM", "euler": "Euler", "heun": "Heun", "dpm++2m": "DPM++ 2M"}
 _OUR_SAMPLERS = {  # as others write them, lower case and without their word for the noise grid
-    **{theirs.lower(): ours for ours, theirs in _A1111_SAMPLERS.items()},
+    **{theirs.lower(): ours for ours, theirs in A1111_SAMPLERS.items()},
     "dpmpp_2m": "dpm++2m",
     "k_euler": "euler",
     "k_heun": "heun",
     "k_dpmpp_2m": "dpm++2m",
 }
-
-_XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
-<x:xmpmeta xmlns:x="adobe:ns:meta/">
- <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
-  <rdf:Description rdf:about=""
-    xmlns:xmp="http://ns.adobe.com/xap/1.0/"
-    xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
-    xmp:CreatorTool="{software}"
-    Iptc4xmpExt:DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/{source}"/>
- </rdf:RDF>
-</x:xmpmeta>
-<?xpacket end="r"?>"""
-
-
-# Writing
-
-
-def save_picture(painted: Painted, path: Path, source: DigitalSource | None = None) -> None:
-    """Write the picture with its metadata to `path`, in the format its request names; a killed write leaves no half file.
-
-    ResourceError when there is no room, or no right to write there.
-    """
-    data, unfinished = encode_picture(painted, source), path.with_name(f".tmp-{path.name}")
-    try:
-        unfinished.write_bytes(data)
-        unfinished.replace(path)
-    except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        raise ResourceError(f"{str(path)!r} cannot be written ({error.strerror}). Make room, or choose another folder.") from error
-
-
-def encode_picture(painted: Painted, source: DigitalSource | None = None) -> bytes:
-    """The file's bytes.  `source` is the IPTC word for how the picture came about; by default a repainted or continued picture
-    (one with a mask or outpaint) is a composite and every other is wholly synthetic."""
-    request = request_of(painted)
-    note, text = _our_note(request), infotext(request)
-    xmp = _XMP.format(software=SOFTWARE, source=source or _digital_source(request)).encode()
-    file = io.BytesIO()
-    match request.format:
-        case "png":
-            chunks = PngImagePlugin.PngInfo()
-            chunks.add_text("parameters", text)
-            chunks.add_itxt("bowerbird", note)
-            chunks.add_itxt("XML:com.adobe.xmp", xmp.decode())
-            painted.picture.save(file, "PNG", pnginfo=chunks)
-        case "jpeg":
-            painted.picture.convert("RGB").save(file, "JPEG", quality=95, subsampling=0, exif=_exif(note, text), xmp=xmp)
-        case "webp":
-            painted.picture.save(file, "WEBP", quality=95, exif=_exif(note, text), xmp=xmp)
-    return file.getvalue()
-
-
-def request_of(painted: Painted) -> PaintRequest:
-    """The resolved request that paints this one picture again."""
-    return painted.settings.model_copy(update={"seed": painted.seed, "count": 1})
-
-
-def check_fits(request: PaintRequest) -> None:
-    """RequestError when `request` is too long for its file format; call it before painting, not after."""
-    size = len(_exif(_our_note(request), infotext(request)))
-    if request.format == "jpeg" and size > MAX_JPEG_EXIF_BYTES:
-        raise RequestError(f"a JPEG file holds {MAX_JPEG_EXIF_BYTES} bytes of text and this request needs {size}; use png or webp.")
-
-
-def infotext(request: PaintRequest) -> str:
-    """The request as A1111's `parameters` text: prompt, negative prompt, then one line of `key: value` pairs."""
-    pairs = {
-        "Steps": request.steps,
-        "Sampler": _A1111_SAMPLERS.get(request.sampler or "", request.sampler),
-        "CFG scale": request.guidance,
-        "Seed": request.seed,
-        "Size": "x".join(map(str, request.size)) if request.size else None,
-        "Model": Path(request.model).name,
-        "Denoising strength": request.strength if request.image else None,
-        "Lora weights": ", ".join(f"{lora.file.stem}: {lora.weight:g}" for lora in request.loras) or None,
-        "RNG": "CPU",
-        "Version": SOFTWARE,
-    }
-    lines = [request.prompt]
-    if request.negative:
-        lines.append(f"Negative prompt: {request.negative}")
-    lines.append(", ".join(f"{key}: {_quoted(value)}" for key, value in pairs.items() if value is not None))
-    return "\n".join(lines)
-
-
-def _digital_source(request: PaintRequest) -> DigitalSource:
-    repainted = request.mask or request.mask_at or request.outpaint
-    return "compositeWithTrainedAlgorithmicMedia" if repainted else "trainedAlgorithmicMedia"
-
-
-def _our_note(request: PaintRequest) -> str:
-    note = {"format": FORMAT_VERSION, "software": SOFTWARE, "request": request.model_dump(mode="json")}
-    return json.dumps(note, ensure_ascii=False)
-
-
-def _exif(note: str, text: str) -> bytes:
-    exif = Image.Exif()
-    exif[_SOFTWARE] = SOFTWARE
-    exif.get_ifd(_EXIF_IFD).update({_USER_COMMENT: b"UNICODE\0" + text.encode("utf-16-be"), _MAKER_NOTE: note.encode()})
-    return exif.tobytes()
-
-
-def _quoted(value: object) -> str:
-    text = f"{value:g}" if isinstance(value, float) else str(value)
-    return json.dumps(text, ensure_ascii=False) if re.search(r'[,\n:"]', text) else text
-
-
-# Reading
 
 
 @dataclass(frozen=True)
@@ -192,9 +65,11 @@ def read_metadata(path: Path) -> PictureMetadata:
             size, texts = picture.size, _texts(picture)
     except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
         raise PictureFolderError(f"{str(path)!r} cannot be read as a PNG, JPEG or WebP picture ({error}).") from error
+    too_long = sorted(key[:100] for key, text in texts.items() if len(text) > MAX_TEXT_CHARS)
     texts = {key: text for key, text in texts.items() if len(text) <= MAX_TEXT_CHARS}
     source = re.search(r"newscodes/digitalsourcetype/(\w{1,60})", texts.pop("xmp", ""))
     origin, said, note = _understand(texts)
+    note += f"not read, because longer than {MAX_TEXT_CHARS:,} letters: {', '.join(too_long)}" if too_long else ""
     fields, more = _valid_fields(said, PaintRequest.model_fields if origin == "bowerbird" else _FOREIGN_FIELDS)
     return PictureMetadata(origin, size, fields, more, source.group(1) if source else None, note)
 
@@ -205,11 +80,11 @@ def _texts(picture: Image.Image) -> dict[str, str]:
     xmp = picture.info.get("xmp", texts.pop("XML:com.adobe.xmp", ""))
     texts["xmp"] = xmp.decode("utf-8", "replace") if isinstance(xmp, bytes) else xmp
     exif = picture.getexif()
-    private = {**exif, **exif.get_ifd(_EXIF_IFD)}  # Fooocus puts the comment into the first directory
-    if _USER_COMMENT in private:
-        texts.setdefault("parameters", _user_comment(private[_USER_COMMENT]))
-    if _MAKER_NOTE in private:
-        maker_note = private[_MAKER_NOTE]
+    private = {**exif, **exif.get_ifd(EXIF_IFD)}  # Fooocus puts the comment into the first directory
+    if USER_COMMENT in private:
+        texts.setdefault("parameters", _user_comment(private[USER_COMMENT]))
+    if MAKER_NOTE in private:
+        maker_note = private[MAKER_NOTE]
         text = maker_note.decode("utf-8", "replace") if isinstance(maker_note, bytes) else str(maker_note)
         texts.setdefault("bowerbird" if text.startswith("{") else "fooocus_scheme", text)
     return texts
@@ -258,7 +133,7 @@ def _valid_fields(said: Said, allowed: Collection[str]) -> tuple[dict[str, Any],
         try:
             if name not in allowed:
                 raise RequestError(name)
-            fields[name] = getattr(read_request({"model": "", **fields, name: value}), name)
+            fields[name] = getattr(read_request({**fields, name: value}), name)
         except RequestError:
             more[name[:100]] = str(value)[:10_000]
     return fields, more

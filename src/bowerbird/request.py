@@ -6,16 +6,12 @@ what a picture's metadata records.  Painting a resolved request again gives the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bowerbird.errors import RequestError, did_you_mean
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 MAX_SIDE_PX = 8192
 MAX_COUNT = 10_000
@@ -50,7 +46,7 @@ class PaintRequest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str = Field(description="a run, a model folder, a diffusers folder, a .safetensors checkpoint or a hub name")
+    model: str = Field("starter", description="a run, a model folder, a diffusers folder, a .safetensors checkpoint or a hub name")
     prompt: str = Field("", max_length=20_000, description="what to paint, for models that read text")
     negative: str = Field("", max_length=20_000, description="what to avoid, for models that read text")
     label: str | None = Field(None, description="which class to paint, for models trained on labels")
@@ -86,8 +82,13 @@ class PaintRequest(BaseModel):
     format: Literal["png", "jpeg", "webp"] = Field("png", description="file format of the pictures")
     exact: bool = Field(False, description="paint one at a time, so that the bytes do not depend on `count`")
 
+    @field_validator("format", mode="before")
+    @classmethod
+    def _as_people_write_it(cls, value: object) -> object:
+        return "jpeg" if value == "jpg" else value
+
     @model_validator(mode="after")
-    def _mask_needs_image(self) -> PaintRequest:
+    def _what_needs_an_image(self) -> PaintRequest:
         if self.mask is not None and self.image is None:
             raise ValueError("a mask says which part of an image to repaint; give the image too")
         if self.mask_at is not None and (self.image is None or self.mask is not None):
@@ -96,16 +97,9 @@ class PaintRequest(BaseModel):
             raise ValueError("detail works on the masked part of an image; give a mask, or mask_at")
         if self.outpaint and self.image is None:
             raise ValueError("outpaint says where an image is to be continued; give the image too")
+        if self.strength is not None and self.image is None:
+            raise ValueError("strength says how far to move from an image; give the image too")
         return self
-
-
-@dataclass(frozen=True)
-class Painted:
-    """One finished picture, the seed it started from, and the request with every default filled in."""
-
-    picture: Image
-    seed: int
-    settings: PaintRequest
 
 
 def read_request(fields: dict[str, object]) -> PaintRequest:

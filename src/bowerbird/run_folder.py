@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from bowerbird.errors import ModelError
 from bowerbird.model_folder import MANIFEST, Manifest, read_manifest
 from bowerbird.progress import OnProgress, note
 from bowerbird.storage import Disk, read_sealed, seal, verify_folder, write_file
 
-_ENTRY = re.compile(r"\d{10}(-\d+)?")
+_ENTRY = re.compile(r"[0-9]{10}(-[0-9]+)?")
+EntryName = Annotated[str, Field(pattern=f"^{_ENTRY.pattern}$")]  # never a path that leads elsewhere
 RUN_FILE = "run.json"
 CHECKPOINT_MANIFEST = "checkpoint.json"
 
@@ -32,10 +33,10 @@ class RunState(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format_version: int = 1
-    best: str | None = None
-    latest: str | None = None
-    checkpoint: str | None = None
-    before_decay: str | None = None  # the checkpoint that an extension goes on from
+    best: EntryName | None = None
+    latest: EntryName | None = None
+    checkpoint: EntryName | None = None
+    before_decay: EntryName | None = None  # the checkpoint that an extension goes on from
     finished: bool = False
     promised_hours: float | None = None  # from the first update to the end, as forecast
     extensions: tuple[dict[str, Any], ...] = ()

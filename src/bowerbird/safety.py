@@ -12,7 +12,7 @@ from dataclasses import replace
 from PIL import Image
 
 from bowerbird.errors import MissingExtraError
-from bowerbird.request import Painted
+from bowerbird.picture_files import Painted
 
 Check = Callable[[Image.Image], float]  # how likely the picture is not safe for work, 0..1
 

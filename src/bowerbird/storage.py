@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from bowerbird.errors import ModelError, ResourceError
+from bowerbird.reading import open_regular, read_json
 
 TEMPORARY = ".tmp-"
+MAX_TABLE_BYTES = 16 * 2**20  # a manifest of thousands of files is below one
 
 
 class Disk:
@@ -118,30 +120,42 @@ def seal(document: dict[str, Any]) -> bytes:
 
 def read_sealed(path: Path) -> dict[str, Any]:
     """The document of a sealed JSON file.  ModelError when it is missing, damaged or changed by hand."""
+    document = read_table(path)
+    if document.pop("seal", None) != _seal_of(document):
+        raise ModelError(f"{str(path)!r} was changed since it was written. Restore it, or use another copy.")
+    return document
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """A table of settings from a file that anybody may have written.  ModelError when it is missing, endless, or no such thing."""
     try:
-        document = json.loads(path.read_bytes())
-        sealed = document.pop("seal")
+        document = read_json(path, MAX_TABLE_BYTES)
+        json.dumps(document, ensure_ascii=False, allow_nan=False).encode()  # what parses and yet is no JSON: NaN, and half letters
     except OSError as error:
         raise ModelError(f"cannot read {str(path)!r}: {error.strerror}. Restore it, or use another copy.") from error
-    except (ValueError, KeyError, AttributeError) as error:
+    except ValueError as error:
         raise ModelError(f"{str(path)!r} is damaged. Restore it, or use another copy.") from error
-    if sealed != _seal_of(document):
-        raise ModelError(f"{str(path)!r} was changed since it was written. Restore it, or use another copy.")
-    return document  # type: ignore[no-any-return]
+    if not isinstance(document, dict):
+        raise ModelError(f"{str(path)!r} is not a table of settings. Restore it, or use another copy.")
+    return document
 
 
 def verify_folder(folder: Path, manifest_name: str) -> dict[str, Any]:
     """The manifest of a folder of which every listed file is there with its size and hash; ModelError names the first that is not."""
     manifest = read_sealed(folder / manifest_name)
-    for name, expected in manifest.get("files", {}).items():
+    files = manifest.get("files")
+    if not isinstance(files, dict) or not all(isinstance(entry, dict) and isinstance(entry.get("sha256"), str) for entry in files.values()):
+        raise ModelError(f"{str(folder / manifest_name)!r} does not list its files with their hashes. Restore it, or use another copy.")
+    for name, expected in files.items():
         path = folder / name
-        if Path(name).is_absolute() or ".." in Path(name).parts:
+        if not name or Path(name).is_absolute() or ".." in Path(name).parts:
             raise ModelError(f"the manifest of {str(folder)!r} names {name!r}, a file outside the folder; do not use this folder.")
         try:
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise ModelError(f"{str(path)!r} is listed but cannot be read: {error.strerror}. Restore it, or use another copy.") from error
+        except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
+            reason = error.strerror if isinstance(error, OSError) else "no file can have this name"
+            raise ModelError(f"{str(path)!r} is listed but cannot be read: {reason}. Restore it, or use another copy.") from error
         if found != expected["sha256"]:
             raise ModelError(f"{str(path)!r} is damaged: its hash differs from the one written with it. Restore it, or use another copy.")
     return manifest
@@ -174,14 +188,12 @@ def _seal_of(document: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(document, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-def disk_error(error: OSError, target: Path, needed_bytes: int = 0) -> Exception:
-    """What to raise when `target`, at least so many bytes, could not be written: a ResourceError where a person can mend it."""
+def disk_error(error: OSError, target: Path, needed_bytes: int = 0) -> ResourceError:
+    """What to raise when `target`, at least so many bytes, could not be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         free = free_bytes(target.parent)
         return ResourceError(
             f"no space left to write {str(target)!r}: it takes at least {needed_bytes:,} bytes, and {free:,} are free. "
             "What was saved before is intact; make room and run the same command again."
         )
-    if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.EEXIST, errno.ENOTDIR):
-        return ResourceError(f"cannot write {str(target)!r}: {error.strerror}. Choose another place with --out.")
-    return error
+    return ResourceError(f"cannot write {str(target)!r}: {error.strerror or error}. Choose another place with --out.")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -18,7 +20,7 @@ from bowerbird.data import open_pictures
 from bowerbird.data.cache import cache_entries
 from bowerbird.data.picture_set import Pictures
 from bowerbird.data.workers import DecodePool, Job
-from bowerbird.errors import PictureFolderError, ResourceError
+from bowerbird.errors import PictureFolderError, RecipeError, ResourceError
 from bowerbird.progress import Cancelled, Progress
 from tests.data.corpus import encode, marked
 
@@ -221,3 +223,40 @@ def test_no_metadata_enters_the_index(folder: Path) -> None:
     with sqlite3.connect(entry.folder / "index.sqlite") as index:
         texts = {str(value) for row in index.execute("SELECT code, reason, format, changes FROM files") for value in row}
     assert texts == {"", "E_TRUNCATED", "the file ends before its picture is complete", "PNG"}
+
+
+@pytest.mark.parametrize(("size", "fit"), [(0, "crop"), (-1, "crop"), (10**6, "crop"), (64, "sideways")])
+def test_a_size_that_cannot_be_is_no_verdict_on_the_pictures(folder: Path, size: int, fit: str) -> None:
+    """It is refused before a picture is opened, so nothing wrong is remembered about any."""
+    with pytest.raises(RecipeError, match="data"):
+        open_pictures(folder, size, fit)  # type: ignore[arg-type]
+    assert len(open_pictures(folder, 64).pixels) == 60
+
+
+def test_verdicts_of_an_older_index_are_asked_again(folder: Path) -> None:
+    """An index that once believed such verdicts may be lying there still."""
+    open_pictures(folder, 64)
+    (index,) = cache_root().glob("pictures/*/index.sqlite")
+    with sqlite3.connect(index) as connection:
+        connection.execute("UPDATE files SET code = 'E_DAMAGED'")
+        connection.execute("PRAGMA user_version = 1")
+    connection.close()
+    assert len(open_pictures(folder, 64).pixels) == 60
+
+
+@pytest.mark.parametrize("place", ["~nobody-of-this-name/cache", "/dev/null/cache", "/proc/cache"])
+def test_an_impossible_cache_is_told_as_such(folder: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    monkeypatch.setenv("BOWERBIRD_CACHE", place)
+    with pytest.raises(ResourceError, match="BOWERBIRD_CACHE"):
+        open_pictures(folder, 64)
+
+
+def test_a_full_cache_is_not_the_archives_fault(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = Path(shutil.make_archive(str(tmp_path / "birds"), "zip", folder))
+
+    def full(member: object, out: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("bowerbird.data.archives._copy", full)
+    with pytest.raises(ResourceError, match="BOWERBIRD_CACHE"):
+        open_pictures(archive, 64)

@@ -16,13 +16,17 @@ import torch.nn.functional as F
 from PIL import Image
 
 from bowerbird.data import open_pictures
-from bowerbird.errors import PictureFolderError
+from bowerbird.errors import PictureFolderError, ResourceError
 from bowerbird.evaluate import evaluate, metrics
 from bowerbird.evaluate.judge import PictureSet, paint_like, read_generated, read_real
+from bowerbird.generate import open_model
 from bowerbird.models.features import JUDGE, SECOND_OPINION, extract
+from bowerbird.picture_files import Painted
 from bowerbird.pixels import Pixels
 from bowerbird.progress import Cancelled, OnProgress
-from bowerbird.request import Painted, PaintRequest
+from bowerbird.request import PaintRequest
+from bowerbird.training import train
+from tests.conftest import tiny_recipe
 
 
 class Brush:
@@ -126,17 +130,43 @@ def test_the_training_folder_is_never_its_own_examiner(picture_folder: Path) -> 
     assert not {p.tobytes() for p in real.pixels} & {p.tobytes() for p in originals}
 
 
-def test_a_model_names_the_pictures_it_was_trained_on(picture_folder: Path) -> None:
-    """By their fingerprint, and with the split of its own recipe."""
-    data = {"fit": "pad", "held_out": 0.25, "seed": 7}
-    pictures = open_pictures(picture_folder, 16, **data)  # type: ignore[arg-type]
-    training = {"recipe": {"data": data}, "data_fingerprint": pictures.fingerprint}
-    real, originals = read_real(picture_folder, None, 16, training)
-    assert np.array_equal(real.pixels, pictures.pixels[pictures.held])
-    assert originals is not None and np.array_equal(originals, pictures.pixels[pictures.train])
-    everything, none = read_real(picture_folder, None, 16, {**training, "data_fingerprint": "of others"})
+@pytest.mark.parametrize("encoder", ["", " in 3d77753fb0ebea06"])
+@pytest.mark.parametrize("side", [16, 32])
+def test_a_model_names_the_pictures_it_was_trained_on(picture_folder: Path, encoder: str, side: int) -> None:
+    """By their fingerprint, in pixels or in latents, whatever size it paints at, and with the split of its own recipe."""
+    data = {"size": 16, "fit": "pad", "held_out": 0.25, "seed": 7}
+    pictures = open_pictures(picture_folder, **data)  # type: ignore[arg-type]
+    training = {"recipe": {"data": data}, "data_fingerprint": pictures.fingerprint + encoder}
+    real, originals = read_real(picture_folder, None, side, training)
+    same = open_pictures(picture_folder, **{**data, "size": side})  # type: ignore[arg-type]
+    assert np.array_equal(real.pixels, same.pixels[pictures.held])
+    assert originals is not None and np.array_equal(originals, same.pixels[pictures.train])
+    everything, none = read_real(picture_folder, None, side, {**training, "data_fingerprint": "of others"})
     assert len(everything.pixels) == 60
     assert none is None
+
+
+def test_a_run_on_latents_is_judged_on_its_held_out_pictures(picture_folder: Path, tmp_path: Path) -> None:
+    """From the run itself, as `bowerbird evaluate RUN --against PICTURES` does it."""
+    recipe = tiny_recipe(model={"autoencoder": "autoencoder-8x", "patch": 1})
+    train(picture_folder, tmp_path / "run", recipe, device=torch.device("cpu"))
+    painter = open_model(tmp_path / "run", torch.device("cpu"))
+    real, originals = read_real(picture_folder, None, 16, painter.describe()["training"])
+    assert originals is not None and len(real.pixels) + len(originals) == 60
+    assert "held out" in real.name
+
+
+def test_a_missing_folder_is_noticed_before_anything_is_painted(picture_folder: Path, tmp_path: Path) -> None:
+    class Busy(Brush):
+        def paint(self, request: PaintRequest, on_progress: OnProgress | None = None) -> Iterator[Painted]:
+            raise AssertionError("it began to paint")
+
+    for wrong in ({"against": tmp_path / "none"}, {"against": picture_folder, "train": tmp_path / "none"}):
+        with pytest.raises(PictureFolderError, match="there is no folder"):
+            evaluate(Busy(), **wrong)  # type: ignore[arg-type]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResourceError, match="--out"):
+        evaluate(Busy(), picture_folder, out=tmp_path / "file" / "judged")
 
 
 def test_a_painter_is_asked_for_the_labels_of_the_real_pictures() -> None:

@@ -35,7 +35,7 @@ def test_a_painting_job_leaves_its_pictures(queue: Queue, model_folder: Path) ->
 def test_the_queue_paints_what_the_command_line_paints(queue: Queue, model_folder: Path) -> None:
     """One request, one picture, whichever face asked: the bytes of an `exact` one are equal."""
     from bowerbird.generate import load
-    from bowerbird.picture_metadata import encode_picture
+    from bowerbird.picture_files import encode_picture
 
     request = paint(model_folder, seed=3, exact=True)
     (job,) = queue.submit("paint", [request])

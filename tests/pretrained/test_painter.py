@@ -14,11 +14,12 @@ from safetensors.torch import load_file, save_file
 
 from bowerbird.canvas import border_step, extend
 from bowerbird.errors import ModelError, PictureFolderError, RequestError, ResourceError
-from bowerbird.picture_metadata import read_metadata, save_picture
+from bowerbird.picture_files import Painted, save_picture
+from bowerbird.picture_metadata import read_metadata
 from bowerbird.pretrained import PretrainedPainter, memory, open_pretrained, painter
 from bowerbird.pretrained.loading import count_weights
 from bowerbird.progress import Cancelled, Progress
-from bowerbird.request import Lora, Painted, PaintRequest
+from bowerbird.request import Lora, PaintRequest
 from tests.pretrained import checkpoints
 
 CPU = torch.device("cpu")

@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bowerbird.errors import RequestError
-from bowerbird.picture_metadata import encode_picture, read_metadata
+from bowerbird.picture_files import Painted, encode_picture
+from bowerbird.picture_metadata import read_metadata
 from bowerbird.prompts import changed, finish
 from bowerbird.prompts.language import parse, plain
 from bowerbird.prompts.library import presets, style_families, styles, wildcard_lines, wildcards
-from bowerbird.request import Painted, PaintRequest, read_request
+from bowerbird.request import PaintRequest, read_request
 from tests.prompts.test_language import odd_text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Annotated
 
@@ -36,6 +37,9 @@ def _everywhere(
 
 def main() -> None:
     """Run a command; BowerbirdError becomes its sentence and its exit code."""
+    for stream in (sys.stdout, sys.stderr):  # names of files and texts of pictures may hold what no terminal can show
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(_everywhere_first(sys.argv[1:]), standalone_mode=False)
     except typer.Exit as error:

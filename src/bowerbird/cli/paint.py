@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -77,18 +78,21 @@ def generate(
         "exact": exact,
         "format": image_format,
     }
-    fields = _request_of(again) if again else {}
-    fields |= {name: value for name, value in asked.items() if value is not None}
-    if "model" not in fields:
+    given: dict[str, object] = {name: value for name, value in asked.items() if value is not None}
+    if again:
+        from bowerbird.repeat import request_again
+
+        given = request_again(again, given).model_dump(exclude_unset=True)
+    elif model is None:
         raise RequestError("which model should paint? Give a run, a model folder, a checkpoint or a hub name, or --from PICTURE.")
     requests, as_set = [], None
     if prompts is not None:
         from bowerbird.painted_set import paint_prompts, read_prompts
 
-        requests = read_prompts(prompts, fields)
+        requests = read_prompts(prompts, given)
         as_set = partial(paint_prompts, requests, out)
     else:
-        requests = [read_request(fields)]
+        requests = [read_request(given)]
     if per_label is not None:
         from bowerbird.painted_set import paint_per_label
 
@@ -129,7 +133,7 @@ def _paint(
     from bowerbird.generate import open_model
     from bowerbird.locate import Opening
     from bowerbird.painted_set import free_name
-    from bowerbird.picture_metadata import SUFFIXES, check_fits, save_picture
+    from bowerbird.picture_files import SUFFIXES, check_fits, save_picture
 
     for request in requests:
         check_fits(request)
@@ -156,10 +160,10 @@ def _paint(
 def _read_size(size: str | None) -> tuple[int, int] | None:
     if size is None:
         return None
-    width, _, height = size.lower().partition("x")
-    if not (width.isdigit() and height.isdigit()):
+    if not re.fullmatch(r"[0-9]{1,9}[xX][0-9]{1,9}", size):
         raise RequestError(f"--size {size!r} is not WIDTHxHEIGHT, for example --size 512x512.")
-    return int(width), int(height)
+    width, height = map(int, size.lower().split("x"))
+    return width, height
 
 
 def _read_lora(text: str) -> dict[str, Any]:
@@ -174,15 +178,6 @@ def _read_sides(text: str | None) -> dict[str, Any] | None:
     if text is None:
         return None
     sides = {side: pixels for side, _, pixels in (each.partition("=") for each in text.split(","))}
-    if not all(pixels.isdigit() for pixels in sides.values()):
+    if not all(re.fullmatch(r"[0-9]{1,9}", pixels) for pixels in sides.values()):
         raise RequestError(f"--outpaint {text!r} is not a list of sides with pixels, for example --outpaint left=128,right=64.")
     return {side: int(pixels) for side, pixels in sides.items()}
-
-
-def _request_of(picture: Path) -> dict[str, Any]:
-    from bowerbird.picture_metadata import read_metadata
-
-    metadata = read_metadata(picture)
-    if not metadata.fields:
-        raise RequestError(f"{str(picture)!r} does not say how it was painted. {metadata.note}".rstrip())
-    return dict(metadata.fields)

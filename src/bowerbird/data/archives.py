@@ -20,10 +20,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from bowerbird.cache import cache_root, lock
+from bowerbird.cache import cache_root, lock, usable
 from bowerbird.data.cache import source_key
 from bowerbird.data.decode import MAX_FILE_BYTES, Examined, Rejected, signature
-from bowerbird.errors import PictureFolderError, ResourceError
+from bowerbird.errors import PictureFolderError
 from bowerbird.progress import OnProgress, Progress, tell
 
 MAX_MEMBERS = 2_000_000
@@ -52,7 +52,7 @@ def open_archive(archive: Path, on_progress: OnProgress | None = None) -> tuple[
     home = cache_root() / "unpacked" / source_key(archive)
     marker, files = home / "unpacked.json", home / "files"
     seen = list(signature(archive.stat()))
-    with contextlib.closing(lock(home, on_progress)):
+    with contextlib.closing(lock(home, on_progress)), usable(home):
         with contextlib.suppress(OSError, ValueError):
             known = json.loads(marker.read_text())
             if known["archive"] == seen:
@@ -114,8 +114,8 @@ def _write(member: _Member, target: Path) -> int:
     except NotADirectoryError:
         raise Rejected("E_NAME", "an earlier member of the archive is a file where this needs a folder") from None
     except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise ResourceError(f"no space left to unpack into {target}; free some or set BOWERBIRD_CACHE to another disk.") from error
+        if error.errno not in {errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.EISDIR}:
+            raise  # our disk's fault, not the member's
         raise Rejected("E_NAME", f"no file can have this name here: {os.strerror(error.errno or 0)}") from None
 
 

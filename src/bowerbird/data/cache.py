@@ -27,12 +27,13 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from bowerbird.cache import cache_root, lock
+from bowerbird.cache import cache_root, lock, usable
 from bowerbird.data.decode import Examined, Fit, Signature
 from bowerbird.errors import ResourceError
 from bowerbird.progress import OnProgress
 
-VERSION = 1  # of the gate's rules: a new number makes every verdict and every pixel stale
+VERSION = 1  # of the gate's rules, a part of every fingerprint
+_STORED = 2  # of what lies here: another number makes every verdict and every pixel stale (1 kept verdicts that a size had caused)
 _COPY_BYTES = 16 * 2**20
 _SPARE_BYTES = 64 * 2**20  # never fill a disk to the last byte
 
@@ -44,7 +45,7 @@ CREATE TABLE IF NOT EXISTS files (
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS rows (size INTEGER, fit TEXT, sha256 TEXT, pack TEXT, slot INTEGER,
     PRIMARY KEY (size, fit, sha256)) WITHOUT ROWID;
-PRAGMA user_version = {VERSION};
+PRAGMA user_version = {_STORED};
 """
 
 # What does not follow from the bytes alone may come out otherwise next time, so it is asked again.
@@ -64,13 +65,9 @@ class PictureCache:
         self.folder = cache_root() / "pictures" / source_key(source)
 
     def __enter__(self) -> Self:
-        try:
-            self._held = lock(self.folder, self._on_progress)
+        self._held = lock(self.folder, self._on_progress)
+        with usable(self.folder):
             self._index = self._open_index()
-        except (OSError, sqlite3.Error) as error:
-            raise ResourceError(
-                f"the picture cache {self.folder} is unusable ({error}); set BOWERBIRD_CACHE to a writable folder."
-            ) from error
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -81,7 +78,7 @@ class PictureCache:
         path = self.folder / "index.sqlite"
         try:
             index = sqlite3.connect(path)
-            if index.execute("PRAGMA user_version").fetchone()[0] == VERSION:
+            if index.execute("PRAGMA user_version").fetchone()[0] == _STORED:
                 index.execute("SELECT count(*) FROM rows").fetchone()
                 return index
             index.close()

@@ -121,6 +121,7 @@ def examine(
 
     `lenient` lets through what is cut short, tiny or a ribbon: a report shows people what was rejected.
     """
+    assert size > 0, "settings that cannot be would become a verdict on the file"
     found = Examined(sha256=hashlib.sha256(data).hexdigest())
     try:
         with warnings.catch_warnings():

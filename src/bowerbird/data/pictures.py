@@ -37,6 +37,7 @@ from bowerbird.data.summary import summarize
 from bowerbird.data.workers import DecodePool, Job
 from bowerbird.errors import PictureFolderError, did_you_mean
 from bowerbird.progress import OnProgress, Progress, tell
+from bowerbird.recipe import check_recipe
 
 _RECORD_SECONDS = 3.0  # a killed scan loses no more than this
 _OURS = ({"run.json", "recipe.toml"}, {"bowerbird.json"})  # what marks a training run and a model folder
@@ -77,7 +78,8 @@ def read_pictures(
     captions: Path | None = None,
     workers: int | None = None,
 ) -> Pictures:
-    """As `open_pictures`, but a folder without a single picture is an answer too."""
+    """As `open_pictures`, but a folder without a single picture is an answer too.  RecipeError for a size or fit that cannot be."""
+    check_recipe({"data": {"size": size, "fit": fit}})  # the one place that bounds them; nothing else may reach a decoder
     root, refused = _open_source(source, on_progress)
     listing = list_files(root, on_progress)
     listing.odd.update(refused)
@@ -163,13 +165,19 @@ def _open_source(source: Path, on_progress: OnProgress | None) -> tuple[Path, di
     source = source.expanduser()
     if source.is_dir():
         return source.resolve(), {}
-    if source.is_file() and is_archive(source):
+    if source.is_file() and _readable(source) and is_archive(source):
         return open_archive(source.resolve(), on_progress)
     if source.exists():
         raise PictureFolderError(f"{str(source)!r} is neither a folder nor a .zip, .tar or .tgz; give the folder the pictures lie in.")
     siblings = [path.name for path in source.parent.iterdir() if path.is_dir()] if source.parent.is_dir() else []
     near = did_you_mean(source.name, siblings)
     raise PictureFolderError(f"there is no folder {str(source)!r}.{near if 'mean' in near else ' Give the folder your pictures lie in.'}")
+
+
+def _readable(file: Path) -> bool:
+    if os.access(file, os.R_OK):
+        return True
+    raise PictureFolderError(f"{str(file)!r} may not be read: no permission. Change its permissions, or copy it to where you may.")
 
 
 def list_files(root: Path, on_progress: OnProgress | None = None) -> Listing:

@@ -20,6 +20,7 @@ from bowerbird.data.summary import looks, near_groups
 from bowerbird.data.workers import DecodePool, Job
 from bowerbird.pages import data_uri, render
 from bowerbird.progress import OnProgress, Progress, tell
+from bowerbird.storage import Disk, ensure_folder, write_file
 
 _PREVIEW_PX = 128
 _SHOWN = 48  # thumbnails in the large sheet
@@ -78,9 +79,10 @@ class Inspection:
             sizes=_sizes_seen(self.pictures),
             **_figures(self.pictures),
         )
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "data.json").write_bytes(self.pictures.report_json())
-        (out / "report.html").write_text(page, encoding="utf-8")
+        disk = Disk()
+        ensure_folder(disk, out)
+        write_file(disk, out / "data.json", self.pictures.report_json())
+        write_file(disk, out / "report.html", page.encode())
         return out / "report.html"
 
 

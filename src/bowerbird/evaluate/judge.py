@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 
 from bowerbird import draws
 from bowerbird.data import Pictures, open_pictures
-from bowerbird.errors import PictureFolderError
+from bowerbird.errors import ModelError, PictureFolderError
 from bowerbird.evaluate import metrics
 from bowerbird.evaluate.copies import find_copies
 from bowerbird.evaluate.reconstruction import Reconstructor, compare_pairs, open_reconstructor
@@ -24,10 +25,12 @@ from bowerbird.generate import open_place
 from bowerbird.locate import find
 from bowerbird.models.features import JUDGE, SECOND_OPINION, Features, extract
 from bowerbird.painter import Painter
+from bowerbird.picture_files import Painted
 from bowerbird.pixels import Pixels
 from bowerbird.progress import OnProgress, Progress, tell
 from bowerbird.recipe import Data
-from bowerbird.request import Painted, PaintRequest
+from bowerbird.request import PaintRequest
+from bowerbird.storage import Disk, ensure_folder
 
 FEWEST = 10
 SECOND_OPINION_PICTURES = 2000  # a second opinion need not be as sharp as the first
@@ -66,6 +69,11 @@ def evaluate(
     PictureFolderError when a set has fewer than 10 pictures.
     """
     started = time.monotonic()
+    for folder in (generated, against, train):  # before anything is painted, which may take an hour
+        if isinstance(folder, Path):
+            open_pictures(folder, _LOOK_PX, on_progress=on_progress)
+    if out is not None:
+        ensure_folder(Disk(), out)
     ours, real, originals = _gather(generated, against, train, count, seed, on_progress)
     for name, pictures in (("generated", ours.pixels), ("real", real.pixels)):
         if len(pictures) < FEWEST:
@@ -155,7 +163,7 @@ def read_real(
     `against` is what it was trained on.
     """
     training = training or {}
-    data = Data.model_validate(training.get("recipe", {}).get("data", {}))
+    data = _data_of(training)
 
     def read(folder: Path) -> Pictures:
         return open_pictures(folder, side, data.fit, data.held_out, data.seed, on_progress)
@@ -165,11 +173,34 @@ def read_real(
         return PictureSet("real pictures", against), originals
     pictures = read(against)
     given_twice = isinstance(train, Path) and train.resolve() == against.resolve()
-    if not given_twice and pictures.fingerprint != training.get("data_fingerprint"):
+    if not given_twice and not _trained_on(against, training, on_progress):
         return _subset(against.name, pictures, np.arange(len(pictures.names))), originals
     if not len(pictures.held):
         raise PictureFolderError(f"{str(against)!r} was trained on, and is too small to hold pictures out. Give others to compare with.")
     return _subset(f"{against.name}, held out", pictures, pictures.held), pictures.pixels[pictures.train]
+
+
+def _trained_on(folder: Path, training: Mapping[str, Any], on_progress: OnProgress | None) -> bool:
+    """Whether the pictures of `folder` are those of the training that a manifest tells of.
+
+    Its fingerprint is theirs as that training saw them; a model of latents appends by whose encoder (" in ...").
+    """
+    recorded = training.get("data_fingerprint")
+    if not isinstance(recorded, str):
+        return False
+    data = _data_of(training)
+    pictures = open_pictures(folder, data.size, data.fit, data.held_out, data.seed, on_progress)
+    return pictures.fingerprint == recorded.partition(" ")[0]
+
+
+def _data_of(training: Mapping[str, Any]) -> Data:
+    """How a training saw its pictures, as its model's manifest tells; the usual way where it does not."""
+    recipe = training.get("recipe")
+    data = recipe.get("data", {}) if isinstance(recipe, dict) else {}
+    try:
+        return Data.model_validate(data)
+    except ValidationError as error:
+        raise ModelError(f"the model's manifest tells of a training that cannot have been: {error.errors()[0]['msg']}.") from error
 
 
 def _subset(name: str, pictures: Pictures, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> PictureSet:

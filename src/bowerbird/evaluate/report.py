@@ -19,6 +19,7 @@ from bowerbird.evaluate.reconstruction import Reconstruction
 from bowerbird.models.features import Features
 from bowerbird.pages import contact_sheet, data_uri, png_bytes, render
 from bowerbird.pixels import Pixels
+from bowerbird.storage import Disk, ensure_folder, write_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -111,11 +112,11 @@ class Report:
 
     def write(self, out: Path) -> Path:
         """Write report.html and report.json into `out`; returns the page."""
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "report.json").write_text(json.dumps(self.to_json(), indent=1) + "\n")
+        disk, page = Disk(), out / "report.html"
+        ensure_folder(disk, out)
+        write_file(disk, out / "report.json", json.dumps(self.to_json(), indent=1).encode() + b"\n")
         text = render("evaluate.html", report=self, number=number, figures=_figures(self))
-        page = out / "report.html"
-        page.write_text(text, encoding="utf-8")
+        write_file(disk, page, text.encode())
         return page
 
 

@@ -28,9 +28,9 @@ from bowerbird.errors import BowerbirdError, Stopped
 from bowerbird.jobs.job import Job, JobError, JobProgress, Kind
 from bowerbird.jobs.queue import LEASE_SECONDS, Queue
 from bowerbird.jobs.requests import EvaluateRequest, TrainRequest, TuneRequest
-from bowerbird.picture_metadata import SUFFIXES, check_fits, encode_picture
+from bowerbird.picture_files import SUFFIXES, Painted, check_fits, encode_picture
 from bowerbird.progress import Cancelled, Progress
-from bowerbird.request import Painted, PaintRequest
+from bowerbird.request import PaintRequest
 from bowerbird.storage import Disk, ensure_folder
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bowerbird.canvas import Size, blend, tiles
 from bowerbird.errors import ModelError, RequestError, did_you_mean
+from bowerbird.picture_files import Painted
 from bowerbird.pretrained import memory
 from bowerbird.pretrained.configs import first_line
 from bowerbird.pretrained.loading import Parts
@@ -26,7 +27,7 @@ from bowerbird.progress import OnProgress, Progress, tell
 from bowerbird.prompts import finish
 from bowerbird.prompts.speeds import Kind, Pace, pace
 from bowerbird.repaint import UPSCALE, is_repainting, strength_of, usual_size
-from bowerbird.request import Lora, Painted, PaintRequest
+from bowerbird.request import Lora, PaintRequest
 
 FEW_STEPS = 4  # usual for a model distilled to need no more
 PREVIEW_LATENTS = 24  # longest side of the latents a preview is decoded from

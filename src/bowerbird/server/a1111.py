@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bowerbird.jobs import Job
 from bowerbird.jobs.asking import check_size, paint_request
-from bowerbird.picture_metadata import infotext
+from bowerbird.picture_files import infotext
 from bowerbird.request import PaintRequest
 from bowerbird.server.errors import RESPONSES, ApiError, of_job
 from bowerbird.server.serving import Serving
