@@ -57,6 +57,22 @@ def test_the_main_job(bowerbird, picture_folder: Path, recipe_file: Path, tmp_pa
     assert code == 0 and "finished" in err
 
 
+def test_a_balanced_set_and_pictures_of_a_file_of_prompts(bowerbird, picture_folder: Path, tmp_path: Path) -> None:
+    """From class folders to a model of classes to a set of its classes, which can be learnt from again."""
+    (tmp_path / "tiny.toml").write_text(write_recipe(tiny_recipe(condition={"label": True})))
+    bowerbird("train", picture_folder, "--recipe", "tiny.toml", "--out", "run")
+    code, out, _ = bowerbird("generate", "run", "--per-label", "2", "--seed", "1", "--out", "set", "--json")
+    assert code == 0 and [Path(path).parent.name for path in json.loads(out)["pictures"]] == ["cold", "cold", "warm", "warm"]
+    code, out, _ = bowerbird("inspect", "set", "--json")
+    assert json.loads(out)["labels"] == {"cold": 2, "warm": 2} and json.loads(out)["captions"]["missing"] == 0
+    (tmp_path / "wishes.csv").write_text("label,count\nwarm,1\ncold,2\n")
+    code, out, _ = bowerbird("generate", "run", "--prompts", "wishes.csv", "--seed", "1", "--out", "wishes", "--json")
+    assert [Path(path).name[:5] for path in json.loads(out)["pictures"]] == ["0001-", "0002-", "0002-"]
+    assert (tmp_path / "wishes/metadata.csv").read_text().splitlines()[1].split(",")[1:3] == ["a picture of a warm", "warm"]
+    code, _, err = bowerbird("generate", "run", "--per-label", "2", "--count", "3")
+    assert code == 2 and "Leave --count and --prompts out" in err
+
+
 def test_nothing_of_the_users_is_overwritten(bowerbird, picture_folder: Path, recipe_file: Path) -> None:
     bowerbird("train", picture_folder, "--recipe", recipe_file, "--out", "run")
     names = [bowerbird("generate", "run", "--seed", "5", "--json")[1] for _ in range(2)]

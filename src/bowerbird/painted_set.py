@@ -83,7 +83,7 @@ def paint_prompts(requests: list[PaintRequest], out: Path, painter: Painter, on_
             asked = painted.settings
             name = free_name(out, f"{number:04d}-{painted.seed:010d}", SUFFIXES[asked.format])
             save_picture(painted, out / name)
-            rows.append(_Row(name, asked.prompt, asked.label or "", painted.seed, asked.model))
+            rows.append(_Row(name, asked.prompt or sentence_of(asked.label or ""), asked.label or "", painted.seed, asked.model))
         write_metadata(out, rows)
     return [out / row.file_name for row in rows]
 

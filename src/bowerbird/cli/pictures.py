@@ -49,7 +49,7 @@ def caption(
     """Write captions into a new file, from what is known of the pictures or by a captioner that looks at them."""
     from bowerbird.captioning import write_captions
 
-    target = out or Path("captions") / f"{pictures.resolve().name}.csv"
+    target = out or Path("captions") / f"{pictures.resolve().name.partition('.')[0] or 'pictures'}.csv"
     with progress_bar() as on_progress:
         if by is None:
             written = write_captions(pictures, target, on_progress=on_progress)
