@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,8 @@ from bowerbird.captioning import sentence_of
 from bowerbird.data.layouts.lists import decoded
 from bowerbird.data.layouts.tables import read_records
 from bowerbird.errors import RequestError
-from bowerbird.painter import Painter
-from bowerbird.picture_files import SOFTWARE, SUFFIXES, save_picture
+from bowerbird.painter import BATCH, OwnPainter, Painter
+from bowerbird.picture_files import SOFTWARE, SUFFIXES, Painted, save_picture
 from bowerbird.progress import OnProgress, Progress, tell
 from bowerbird.request import MAX_COUNT, PaintRequest, read_request
 from bowerbird.storage import Disk, disk_error, write_file
@@ -77,15 +77,40 @@ def paint_prompts(requests: list[PaintRequest], out: Path, painter: Painter, on_
     """Paint each request; pictures are called after its number and their seed, and listed in metadata.csv.  Nothing is overwritten."""
     _make_folder(out)
     write_metadata(out, [])  # another table in the way is better told now
-    rows = list[_Row]()
     for number, request in enumerate(requests, 1):
-        for painted in painter.paint(request, on_progress):
+        try:
+            painter.resolve(request)
+        except RequestError as error:  # before the first picture, not after the hundredth
+            raise RequestError(f"prompt {number}: {error}") from error
+    rows = list[_Row]()
+    for number, pictures in _painted(painter, requests, on_progress):
+        for painted in pictures:
             asked = painted.settings
             name = free_name(out, f"{number:04d}-{painted.seed:010d}", SUFFIXES[asked.format])
             save_picture(painted, out / name)
             rows.append(_Row(name, asked.prompt or sentence_of(asked.label or ""), asked.label or "", painted.seed, asked.model))
         write_metadata(out, rows)
     return [out / row.file_name for row in rows]
+
+
+def _painted(painter: Painter, requests: list[PaintRequest], on_progress: OnProgress | None) -> Iterator[tuple[int, list[Painted]]]:
+    """(number from 1, pictures) of each request: of our own models as many in one walk as fit a batch, each alone where exact."""
+    total, start = sum(request.count for request in requests), 0
+    while start < len(requests):
+        stop = start + 1
+        while isinstance(painter, OwnPainter) and stop < len(requests) and _fit_together(requests[start : stop + 1]):
+            stop += 1
+        part = requests[start:stop]
+        heard = _as_pictures(on_progress, sum(request.count for request in requests[:start]), sum(request.count for request in part), total)
+        if isinstance(painter, OwnPainter) and len(part) > 1:
+            yield from ((start + 1 + number, pictures) for number, pictures in painter.paint_together(part, heard))
+        else:
+            yield start + 1, list(painter.paint(part[0], heard))
+        start = stop
+
+
+def _fit_together(requests: list[PaintRequest]) -> bool:
+    return sum(request.count for request in requests) <= BATCH and not any(request.exact for request in requests)
 
 
 def free_name(folder: Path, stem: str, suffix: str) -> str:
@@ -108,7 +133,7 @@ def paint_per_label(request: PaintRequest, count: int, out: Path, painter: Paint
     known = _labels_of(painter)
     labels = [request.label] if request.label is not None else known
     request = _begin(painter, request, count, out)
-    assert request.seed is not None and request.steps is not None
+    assert request.seed is not None
     rows, folders = list[_Row](), _folders(known)
     for done, label in enumerate(labels):
         first = request.seed + MAX_COUNT * known.index(label)
@@ -117,8 +142,7 @@ def paint_per_label(request: PaintRequest, count: int, out: Path, painter: Paint
         if there < count:
             _make_folder(out / folders[label])
             share = request.model_copy(update={"label": label, "seed": first + there, "count": count - there})
-            behind = (done * count + there) * request.steps
-            heard = _as_part(on_progress, behind, len(labels) * count * request.steps)
+            heard = _as_pictures(on_progress, done * count + there, count - there, len(labels) * count)
             for name, painted in zip(names[there:], painter.paint(share, heard), strict=False):
                 save_picture(painted, out / name)
         text = request.prompt or sentence_of(label)
@@ -226,10 +250,11 @@ def _make_folder(path: Path) -> None:
         raise disk_error(error, path) from error
 
 
-def _as_part(on_progress: OnProgress | None, behind: int, total: int) -> OnProgress:
-    """Progress of one class told as progress of the whole set."""
+def _as_pictures(on_progress: OnProgress | None, behind: int, count: int, total: int) -> OnProgress:
+    """Progress of `count` pictures, `behind` others, told in pictures of all."""
 
     def heard(event: Progress) -> None:
-        tell(on_progress, replace(event, done=behind + event.done, total=total) if event.stage == "paint" else event)
+        done = behind + count * event.done // max(1, event.total)
+        tell(on_progress, replace(event, done=done, total=total) if event.stage == "paint" else event)
 
     return heard
