@@ -77,7 +77,9 @@ class PaintRequest(BaseModel):
     outpaint: dict[Literal["left", "top", "right", "bottom"], Annotated[int, Field(ge=8, le=4096)]] = Field(
         default_factory=dict, description="sides on which `image` is continued, and by how many pixels"
     )
-    strength: float | None = Field(None, ge=0, le=1, description="how far to move from `image`: 0 keeps it, 1 forgets it")
+    strength: float | None = Field(
+        None, ge=0, le=1, description="how far to move from `image`, 0 to 1: 0 keeps it, 1 forgets it; usually 0.6, with a mask 1"
+    )
     then: list[str] = Field(default_factory=list, description="models that take the picture further, such as an upscaler")
     format: Literal["png", "jpeg", "webp"] = Field("png", description="file format of the pictures")
     exact: bool = Field(False, description="paint one at a time, so that the bytes do not depend on `count`")

@@ -20,30 +20,40 @@ if TYPE_CHECKING:
     from bowerbird.painter import Painter
 
 
+def words_of(field: str, form: str = "") -> str:
+    """What the request itself says of its field, and how it is written here; every face says the same."""
+    return "; ".join(filter(None, (PaintRequest.model_fields[field].description, form)))
+
+
+def of_request(field: str, *names: str, form: str = "") -> Any:
+    """An option for a field of the request."""
+    return typer.Option(*names, help=words_of(field, form))
+
+
 @app.command()
 def generate(
     context: typer.Context,
     model: Annotated[str | None, typer.Argument(help="a run, RUN@latest, a model or diffusers folder, a checkpoint, a hub name")] = None,
-    prompt: Annotated[str | None, typer.Argument(help="what to paint, for models that read text")] = None,
-    negative: Annotated[str | None, typer.Option(help="what to avoid, for models that read text")] = None,
-    label: Annotated[str | None, typer.Option(help="which class to paint")] = None,
-    count: Annotated[int | None, typer.Option(help="how many pictures")] = None,
-    seed: Annotated[int | None, typer.Option(help="picture i starts from seed + i")] = None,
-    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels")] = None,
-    steps: Annotated[int | None, typer.Option(help="sampling steps: more is finer and slower")] = None,
-    sampler: Annotated[str | None, typer.Option(help="ddpm, ddim, euler, heun or dpm++2m; Stable Diffusion: euler-ancestral, lcm")] = None,
-    guidance: Annotated[float | None, typer.Option(help="how strongly the condition steers; 1 means no guidance")] = None,
-    speed: Annotated[str | None, typer.Option(help="fast, normal or fine: half, once or twice the usual steps (Stable Diffusion)")] = None,
-    lora: Annotated[list[str] | None, typer.Option(help="FILE or FILE:WEIGHT, may be repeated")] = None,
-    image: Annotated[Path | None, typer.Option(help="a picture to start from")] = None,
-    mask: Annotated[Path | None, typer.Option(help="white where the picture is painted anew")] = None,
-    outpaint: Annotated[str | None, typer.Option(help="sides to continue, such as left=128,right=64")] = None,
-    strength: Annotated[float | None, typer.Option(help="how far to move from the picture, 0 to 1; usually 0.6, with a mask 1")] = None,
+    prompt: Annotated[str | None, typer.Argument(help=words_of("prompt"))] = None,
+    negative: Annotated[str | None, of_request("negative")] = None,
+    label: Annotated[str | None, of_request("label")] = None,
+    count: Annotated[int | None, of_request("count")] = None,
+    seed: Annotated[int | None, of_request("seed")] = None,
+    size: Annotated[str | None, of_request("size", form="WIDTHxHEIGHT")] = None,
+    steps: Annotated[int | None, of_request("steps")] = None,
+    sampler: Annotated[str | None, of_request("sampler")] = None,
+    guidance: Annotated[float | None, of_request("guidance")] = None,
+    speed: Annotated[str | None, of_request("speed")] = None,
+    lora: Annotated[list[str] | None, of_request("loras", form="FILE or FILE:WEIGHT, may be repeated")] = None,
+    image: Annotated[Path | None, of_request("image")] = None,
+    mask: Annotated[Path | None, of_request("mask")] = None,
+    outpaint: Annotated[str | None, of_request("outpaint", form="such as left=128,right=64")] = None,
+    strength: Annotated[float | None, of_request("strength")] = None,
     again: Annotated[
         Path | None, typer.Option("--from", help="repeat the request this picture was painted with; other options change it")
     ] = None,
-    exact: Annotated[bool | None, typer.Option("--exact", help="paint one at a time: the same bytes whatever the count")] = None,
-    image_format: Annotated[str | None, typer.Option("--format", help="png, jpeg or webp")] = None,
+    exact: Annotated[bool | None, of_request("exact", "--exact")] = None,
+    image_format: Annotated[str | None, of_request("format", "--format", form="png, jpeg or webp")] = None,
     family: Annotated[str | None, typer.Option(help="family of a Stable Diffusion checkpoint, where the guess is wrong")] = None,
     prediction: Annotated[str | None, typer.Option(help="eps or v, where the guess is wrong")] = None,
     autoencoder: Annotated[str | None, typer.Option(help="for somebody's latent model that comes without one")] = None,
