@@ -65,3 +65,13 @@ def animals() -> Pixels:
 @pytest.fixture
 def draw() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of 16x16 pictures of cats and dogs; it has learnt nothing."""
+    from tests.test_model_folder import saved
+
+    folder = tmp_path_factory.mktemp("models") / "pets"
+    saved(folder, tiny_recipe(), ("cat", "dog"))
+    return folder

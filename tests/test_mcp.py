@@ -15,7 +15,6 @@ from PIL import Image
 
 from bowerbird.jobs import Catalogue, Queue
 from bowerbird.mcp import create_tools
-from tests.jobs.conftest import model_folder  # noqa: F401 - a fixture
 from tests.server.conftest import Served
 
 

@@ -10,21 +10,11 @@ import pytest
 
 from bowerbird.jobs.queue import Queue
 from bowerbird.jobs.worker import Worker
-from tests.conftest import tiny_recipe
-from tests.test_model_folder import saved
 
 
 @pytest.fixture
 def queue(tmp_path: Path) -> Queue:
     return Queue(tmp_path / "home", max_waiting=50)
-
-
-@pytest.fixture(scope="session")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of 16x16 pictures of cats and dogs; it has learnt nothing."""
-    folder = tmp_path_factory.mktemp("models") / "pets"
-    saved(folder, tiny_recipe(), ("cat", "dog"))
-    return folder
 
 
 def work(queue: Queue, lane: str = "painting") -> Worker:

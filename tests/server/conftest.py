@@ -13,7 +13,6 @@ from bowerbird.jobs import Catalogue, Queue
 from bowerbird.jobs.worker import LANES, Worker
 from bowerbird.server.app import create_app
 from bowerbird.server.serving import Serving
-from tests.jobs.conftest import model_folder  # noqa: F401 - a fixture
 
 
 class Served:
