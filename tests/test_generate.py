@@ -146,6 +146,7 @@ def test_progress_previews_and_cancelling(painter: OwnPainter) -> None:
         ({"prompt": "a bird"}, "reads no prompt"),
         ({"strength": 0.5}, "give the image too"),
         ({"then": ["x"]}, "cannot use 'then'"),
+        ({"speed": "fats"}, "Did you mean 'fast'"),
     ],
 )
 def test_what_the_model_cannot_do_is_said(painter: OwnPainter, fields: dict[str, object], words: str) -> None:

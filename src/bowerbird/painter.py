@@ -26,8 +26,11 @@ from bowerbird.model_folder import Model
 from bowerbird.models.conditioning import Cond, to
 from bowerbird.picture_files import Painted
 from bowerbird.pixels import to_picture, to_x0
-from bowerbird.progress import OnProgress, Progress, tell
-from bowerbird.prompts import finish
+from bowerbird.progress import OnProgress, Progress, note, tell
+from bowerbird.prompts import announced, finish
+from bowerbird.prompts.language import parse, plain, segments
+from bowerbird.prompts.speeds import Pace, pace
+from bowerbird.prompts.vocabulary import Vocabulary
 from bowerbird.repaint import Repaint, canvas_of, is_repainting, open_picture, strength_of, usual_size
 from bowerbird.request import PaintRequest, read_request
 
@@ -56,12 +59,15 @@ class OwnPainter:
         self.model = model
         self.denoiser = model.denoiser
         self.sampling = model.sampling
+        vocabularies = (getattr(condition, "vocabulary", None) for condition in model.conditions.values())
+        self.vocabulary: Vocabulary | None = next(filter(None, vocabularies), None)  # for the prompt's expander
 
     def describe(self) -> dict[str, Any]:
         return self.model.describe()
 
     def resolve(self, request: PaintRequest) -> PaintRequest:
-        """The request with every default filled in; RequestError names what this model cannot do."""
+        """The request with final words and every default filled in; RequestError names what this model cannot do."""
+        request = finish(request, self.vocabulary)[0]
         for field in _NOT_OURS:
             if _is_set(request, field):
                 raise RequestError(f"this model cannot use {field!r}. Leave it out, or choose another model.")
@@ -69,19 +75,19 @@ class OwnPainter:
         for field in _STEERING:
             if field not in read and _is_set(request, field):
                 raise RequestError(f"this model reads no {field}: it was trained without. Leave it out, or choose another model.")
-        sampler = request.sampler or self.sampling.sampler
-        if sampler not in SAMPLERS:
-            raise RequestError(f"there is no sampler {sampler!r}.{did_you_mean(sampler, SAMPLERS)}")
+        asked = pace(request, "ours", Pace(self.sampling.steps, self.sampling.sampler, self.sampling.guidance))
+        if asked.sampler not in SAMPLERS:
+            raise RequestError(f"there is no sampler {asked.sampler!r}.{did_you_mean(asked.sampler, SAMPLERS)}")
         for condition in self.model.conditions.values():
-            condition.asked(request, [0])  # what it does not know, it says before anything is painted
+            condition.asked(_spoken(request), [0])  # what it does not know, it says before anything is painted
         if request.image is None and request.strength is not None:
             raise RequestError("strength says how far to move from a picture; give the image too, or leave it out.")
         fill: dict[str, Any] = {
             "seed": secrets.randbelow(2**32) if request.seed is None else request.seed,
             "size": request.size or (usual_size(request, "paint", 0) if is_repainting(request) else self.native),
-            "steps": request.steps or self.sampling.steps,
-            "sampler": sampler,
-            "guidance": self.sampling.guidance if request.guidance is None else request.guidance,
+            "steps": asked.steps,
+            "sampler": asked.sampler,
+            "guidance": asked.guidance,
             "strength": strength_of(request, "paint"),
         }
         return read_request({**request.model_dump(), **fill})
@@ -92,9 +98,23 @@ class OwnPainter:
         _, height, width = (self.model.space.autoencoder.factor * side for side in self.denoiser.spec.sample_shape)
         return width, height
 
-    @torch.inference_mode()
     def paint(self, request: PaintRequest, on_progress: OnProgress | None = None) -> Iterator[Painted]:
-        """Yield `count` pictures.  Cancelled is raised at the step at which the callback returns False."""
+        """Yield `count` pictures, for each value of the prompt's arrays if it has some.
+
+        Cancelled is raised at the step at which the callback returns False.
+        """
+        for final in self._final(request, on_progress):
+            yield from self._paint(final, on_progress)
+
+    def _final(self, request: PaintRequest, on_progress: OnProgress | None) -> Iterator[PaintRequest]:
+        """What a request asks in final words; people are told of them, and of what this model does not read of them."""
+        for final in announced(request, self.vocabulary, on_progress):
+            if any(weight != 1 for _, weight in segments(parse(final.prompt))):
+                note(on_progress, "this model reads words without weights: (word:1.2) is read as word")
+            yield final
+
+    @torch.inference_mode()
+    def _paint(self, request: PaintRequest, on_progress: OnProgress | None) -> Iterator[Painted]:
         request = self.resolve(request)
         assert request.seed is not None and request.size is not None
         source = self.source(request)
@@ -123,7 +143,7 @@ class OwnPainter:
 
         For few pictures in all: no more are painted together than were asked for.
         """
-        finals = [(number, self.resolve(final)) for number, request in enumerate(requests) for final in finish(request)]
+        finals = [(number, self.resolve(final)) for number, request in enumerate(requests) for final in self._final(request, on_progress)]
         conditioned = [self.conditions(final, _seeds(final)) for _, final in finals]
         alike: dict[Any, list[int]] = {}
         for place, (_, final) in enumerate(finals):
@@ -206,6 +226,7 @@ class OwnPainter:
 
     def conditions(self, request: PaintRequest, seeds: list[int]) -> tuple[Cond, Cond]:
         """What to paint, and what guidance leads away from; both empty where nothing is asked for."""
+        request = _spoken(request)
         wanted, unwanted = dict[str, Tensor](), dict[str, Tensor]()
         for condition in self.model.conditions.values():
             wanted |= condition.asked(request, seeds)
@@ -250,6 +271,12 @@ def _seeds(request: PaintRequest) -> list[int]:
 def _one_below_the_other(conditions: Sequence[Cond]) -> Cond:
     """The rows of several conditions of the same names and shapes as one condition."""
     return {name: torch.cat([cond[name] for cond in conditions]) for name in conditions[0]}
+
+
+def _spoken(request: PaintRequest) -> PaintRequest:
+    """The request with its prompts as plain words: our own networks read no weights."""
+    words = {name: plain(parse(getattr(request, name))) for name in ("prompt", "negative")}
+    return request.model_copy(update=words)
 
 
 def _is_set(request: PaintRequest, field: str) -> bool:

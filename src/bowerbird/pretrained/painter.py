@@ -24,7 +24,7 @@ from bowerbird.pretrained.plan import Work, plan
 from bowerbird.pretrained.prompting import count_chunks, said
 from bowerbird.pretrained.samplers import SAMPLERS, own_sampler, scheduler_for, watch
 from bowerbird.progress import OnProgress, Progress, tell
-from bowerbird.prompts import finish
+from bowerbird.prompts import announced, finish
 from bowerbird.prompts.speeds import Kind, Pace, pace
 from bowerbird.repaint import UPSCALE, is_repainting, strength_of, usual_size
 from bowerbird.request import Lora, PaintRequest
@@ -127,7 +127,7 @@ class PretrainedPainter:
         One at a time, so that the bytes of one never depend on how many were asked for.  Cancelled is raised at the step at
         which the callback returns False.
         """
-        for final in finish(request):
+        for final in announced(request, None, on_progress):
             yield from self._paint(final, on_progress)
 
     @torch.inference_mode()

@@ -18,6 +18,7 @@ from math import prod
 from typing import Any
 
 from bowerbird.errors import RequestError
+from bowerbird.progress import OnProgress, note
 from bowerbird.prompts.expander import by_language_model, by_words, draw
 from bowerbird.prompts.language import Array, LoraTag, Prompt, Weighted, Wildcard, Words, joined, parse, plain, show, trimmed
 from bowerbird.prompts.library import Style, loras, named, presets, styles, wildcard_lines
@@ -27,6 +28,7 @@ from bowerbird.request import MAX_COUNT, Asked, Lora, PaintRequest, read_request
 RANDOM = "random"  # a style drawn by the picture's seed
 MAX_NESTED = 16  # wildcards in wildcards
 MAX_WORDS = 2_000  # wildcards drawn for one picture
+ANNOUNCED = 20
 ASKING = tuple(Asked.model_fields)
 
 
@@ -46,6 +48,15 @@ def finish(request: PaintRequest, vocabulary: Vocabulary | None = None) -> list[
         return [request]
     origin = Asked(**{name: getattr(request, name) for name in ASKING})
     return [read_request({**one, "asked": origin}) for one in finished]
+
+
+def announced(request: PaintRequest, vocabulary: Vocabulary | None, on_progress: OnProgress | None) -> Iterator[PaintRequest]:
+    """As `finish`, for a painter: each final prompt that is not what was typed is said first, up to twenty of them."""
+    for number, final in enumerate(finish(request, vocabulary)):
+        if on_progress is not None and final.asked is not None and number < ANNOUNCED:
+            avoid = f"; avoiding: {final.negative}" if final.negative else ""
+            note(on_progress, f"final prompt: {final.prompt}{avoid}")
+        yield final
 
 
 def with_preset(request: PaintRequest) -> PaintRequest:
