@@ -15,7 +15,7 @@ FLOORS = (
     "recipe request storage cache",
     "prompts hardware weights pixels pages picture_files picture_metadata convert diffusion canvas",
     "repaint",
-    "data models",
+    "data models comparison",
     "conditions pretrained safety captioning",
     "model_folder",
     "run_folder painter",

@@ -1,0 +1,155 @@
+"""The same picture under changed settings, side by side on one labelled sheet (an X/Y plot).
+
+compare(request, "steps=5,10,20", "guidance=1,4")     settings along the columns and down the rows
+compare_arrays(request)                               the arrays of its prompt, [[red, blue]], instead
+comparison.requests                                   what to paint, row by row, all from the same noise
+comparison.sheet(pictures)                            the pictures in their places, with labels
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+from bowerbird.errors import RequestError, did_you_mean
+from bowerbird.prompts.finish import choices
+from bowerbird.prompts.language import Array, parse, plain, show
+from bowerbird.request import PaintRequest, read_request
+
+MAX_PICTURES = 400
+MAX_SHEET_PX = 16_384
+GAP_PX = 6
+_COMPARED = (
+    *("prompt", "negative", "label", "seed", "size", "steps", "sampler", "guidance", "speed", "preset", "styles", "expand"),
+    *("mask_tolerance", "strength"),
+)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`requests` fill a sheet row by row; its columns and rows are called by the labels."""
+
+    requests: tuple[PaintRequest, ...]
+    columns: tuple[str, ...]
+    rows: tuple[str, ...] = ("",)
+
+    def sheet(self, pictures: Sequence[Image.Image]) -> Image.Image:
+        """The pictures with their labels, in cells as large as the largest of them; shrunk where the sheet would be huge."""
+        assert len(pictures) == len(self.requests) == len(self.columns) * len(self.rows)
+        largest = [max(picture.size[side] for picture in pictures) for side in (0, 1)]
+        scale = min(1.0, *(MAX_SHEET_PX / (n * side) for n, side in zip((len(self.columns), len(self.rows)), largest, strict=True)))
+        shown = [_scaled(picture, scale) for picture in pictures]
+        width, height = (max(picture.size[side] for picture in shown) for side in (0, 1))
+        font = ImageFont.load_default(max(11, min(28, round(min(width, height) / 12))))
+        above = [_wrapped(label, font, max(width, 90)) for label in self.columns]
+        beside = [_wrapped(label, font, max(width, 160)) for label in self.rows]
+        width, top = (
+            max(side, *sides) for side, sides in zip((width, 0), zip(*(_extent(text, font) for text in above), strict=True), strict=True)
+        )
+        left, tallest = (max(sides) for sides in zip(*(_extent(text, font) for text in beside), strict=True))
+        height = max(height, tallest)
+        left, top = (side + 2 * GAP_PX if side else 0 for side in (left, top))
+        sheet = Image.new("RGB", (left + len(above) * (width + GAP_PX) - GAP_PX, top + len(beside) * (height + GAP_PX) - GAP_PX), "white")
+        draw = ImageDraw.Draw(sheet)
+        for i, text in enumerate(above):
+            draw.multiline_text((left + i * (width + GAP_PX) + width // 2, top // 2), text, "black", font, "mm", align="center")
+        for i, text in enumerate(beside):
+            draw.multiline_text((left - GAP_PX, top + i * (height + GAP_PX) + height // 2), text, "black", font, "rm", align="right")
+        for i, picture in enumerate(shown):
+            row, column = divmod(i, len(self.columns))
+            corner = (left + column * (width + GAP_PX), top + row * (height + GAP_PX))
+            sheet.paste(picture, (corner[0] + (width - picture.width) // 2, corner[1] + (height - picture.height) // 2))
+        return sheet
+
+
+def compare(request: PaintRequest, x: str, y: str | None = None) -> Comparison:
+    """A comparison along one axis or two, each written FIELD=VALUE,VALUE or, where values have commas, FIELD=VALUE|VALUE.
+
+    Several styles at once are written oil+night.  RequestError for a field that is none, or a value that cannot be.
+    """
+    across = _axis(x)
+    down = _axis(y) if y is not None else [("", {})]
+    if y is not None and across[0][1].keys() == down[0][1].keys():
+        raise RequestError(f"{next(iter(across[0][1]))!r} cannot change in both directions of a sheet.")
+    places = [{**beside, **above} for (_, beside), (_, above) in product(down, across)]
+    return _compared(request, places, [label for label, _ in across], [label for label, _ in down])
+
+
+def compare_arrays(request: PaintRequest) -> Comparison:
+    """The comparison that a prompt with one array or two asks for: one along the columns, two down the rows and along the columns."""
+    prompt = parse(request.prompt, request.literal)
+    values = [[plain(value) or "nothing" for value in choices((part,))] for part in prompt if isinstance(part, Array)]
+    finals = [{"prompt": show(each)} for each in choices(prompt)]
+    rows, columns = ([[""], *values] if len(values) == 1 else values) if len(values) in (1, 2) else ([], [])
+    if len(finals) != len(rows) * len(columns):
+        raise RequestError("a sheet of a prompt wants one array or two, such as [[red, blue]], outside of brackets.")
+    return _compared(request, finals, columns, rows)
+
+
+def _compared(request: PaintRequest, places: list[dict[str, Any]], columns: list[str], rows: list[str]) -> Comparison:
+    if request.count != 1:
+        raise RequestError(f"a sheet shows one picture in each place, and {request.count} are asked for. Leave the count out.")
+    if len(places) > MAX_PICTURES:
+        raise RequestError(f"a sheet of {len(rows)} x {len(columns)} pictures is too large; {MAX_PICTURES} are possible.")
+    shared = {name: getattr(request, name) for name in request.model_fields_set}
+    return Comparison(tuple(read_request({**shared, **fields}) for fields in places), tuple(columns), tuple(rows))
+
+
+def _axis(text: str) -> list[tuple[str, dict[str, Any]]]:
+    """Labels and fields of the places along an axis."""
+    written, equals, rest = (part.strip() for part in text.partition("="))
+    name = "styles" if written == "style" else written
+    if not equals or name not in _COMPARED:
+        raise RequestError(f"{text!r:.80} is no axis, which is written like steps=5,10,20.{did_you_mean(name, _COMPARED) if name else ''}")
+    values = [value.strip() for value in rest.split("|" if "|" in rest else ",")]
+    return [(f"{written} {value or 'none'}", {name: _value(name, value)}) for value in values]
+
+
+def _value(name: str, value: str) -> Any:
+    match name:
+        case "size":
+            return value.lower().split("x")
+        case "styles":
+            return [style.strip() for style in value.split("+") if style.strip()]
+        case "prompt" | "negative":
+            return value
+        case _:
+            return value or None
+
+
+def _scaled(picture: Image.Image, scale: float) -> Image.Image:
+    shown = picture.convert("RGB")
+    if scale == 1:
+        return shown
+    return shown.resize((max(1, round(shown.width * scale)), max(1, round(shown.height * scale))), Image.Resampling.LANCZOS)
+
+
+def _wrapped(text: str, font: Any, width: int) -> str:
+    """The text in at most three lines of about that many pixels; what is longer ends in dots."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    if len(lines) > 3:
+        lines = [*lines[:2], lines[2] + " ..."]
+    return "\n".join(_cut(line, font, width) for line in lines)
+
+
+def _cut(line: str, font: Any, width: int) -> str:
+    if font.getlength(line) <= width:
+        return line
+    kept = next(n for n in range(len(line), -1, -1) if font.getlength(line[:n] + "...") <= width or n == 0)
+    return line[:kept] + "..."
+
+
+def _extent(text: str, font: Any) -> tuple[int, int]:
+    """Width and height of lines as they are drawn."""
+    box = ImageDraw.Draw(Image.new("L", (1, 1))).multiline_textbbox((0, 0), text, font)
+    return (round(box[2] - box[0]), round(box[3] - box[1])) if text else (0, 0)
