@@ -8,17 +8,24 @@ comparison.sheet(pictures)                            the pictures in their plac
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageDraw, ImageFont
 
 from bowerbird.errors import RequestError, did_you_mean
+from bowerbird.picture_files import SUFFIXES, save_picture, save_sheet
+from bowerbird.progress import OnProgress
 from bowerbird.prompts.finish import choices
 from bowerbird.prompts.language import Array, parse, plain, show
 from bowerbird.request import PaintRequest, read_request
+
+if TYPE_CHECKING:
+    from bowerbird.painter import Painter
 
 MAX_PICTURES = 400
 MAX_SHEET_PX = 16_384
@@ -64,6 +71,30 @@ class Comparison:
             corner = (left + column * (width + GAP_PX), top + row * (height + GAP_PX))
             sheet.paste(picture, (corner[0] + (width - picture.width) // 2, corner[1] + (height - picture.height) // 2))
         return sheet
+
+
+def comparison_of(request: PaintRequest, x: str | None = None, y: str | None = None) -> Comparison:
+    """Along the named axes, or where none is named along the arrays of the prompt; all pictures start from one seed."""
+    if y is not None and x is None:
+        raise RequestError("y is the second axis of a sheet; give the first, x.")
+    if request.seed is None:
+        request = request.model_copy(update={"seed": secrets.randbelow(2**32)})
+    return compare(request, x, y) if x is not None else compare_arrays(request)
+
+
+def paint_sheet(comparison: Comparison, out: Path, painter: Painter, on_progress: OnProgress | None = None) -> list[Path]:
+    """Paint every place, and the sheet of them, which is the last of the paths."""
+    from bowerbird.painted_set import free_name
+
+    paths, pictures = [], []
+    for request in comparison.requests:
+        painted = next(iter(painter.paint(request, on_progress)))
+        paths.append(out / free_name(out, f"{painted.seed:010d}", SUFFIXES[painted.settings.format]))
+        save_picture(painted, paths[-1])
+        pictures.append(painted.picture)
+    sheet = out / free_name(out, f"sheet-{comparison.requests[0].seed:010d}", ".png")
+    save_sheet(comparison.sheet(pictures), sheet)
+    return [*paths, sheet]
 
 
 def compare(request: PaintRequest, x: str, y: str | None = None) -> Comparison:

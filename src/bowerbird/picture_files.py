@@ -72,7 +72,19 @@ def save_picture(painted: Painted, path: Path, source: DigitalSource | None = No
 
     ResourceError when there is no room, or no right to write there.
     """
-    data, unfinished = encode_picture(painted, source), path.with_name(f".tmp-{path.name}")
+    _write(encode_picture(painted, source), path)
+
+
+def save_sheet(sheet: Image.Image, path: Path) -> None:
+    """Write a sheet of painted pictures as PNG with the AI mark; the pictures themselves say how they were painted."""
+    chunks, file = PngImagePlugin.PngInfo(), io.BytesIO()
+    chunks.add_itxt("XML:com.adobe.xmp", _XMP.format(software=SOFTWARE, source="compositeWithTrainedAlgorithmicMedia"))
+    sheet.save(file, "PNG", pnginfo=chunks)
+    _write(file.getvalue(), path)
+
+
+def _write(data: bytes, path: Path) -> None:
+    unfinished = path.with_name(f".tmp-{path.name}")
     try:
         unfinished.write_bytes(data)
         unfinished.replace(path)

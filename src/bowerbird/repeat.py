@@ -15,6 +15,7 @@ from typing import Any
 from bowerbird.errors import RequestError
 from bowerbird.locate import bundled
 from bowerbird.picture_metadata import read_metadata
+from bowerbird.prompts import changed
 from bowerbird.request import PaintRequest, read_request
 
 
@@ -33,8 +34,9 @@ def request_again(picture: Path, given: Mapping[str, Any]) -> PaintRequest:
                 f"{str(picture)!r} was painted from the {name} {_quoted(said[name])}. A picture may not choose files of yours: "
                 f"if this is what you want, give it: --{name} FILE."
             )
-    if said.get("loras"):
-        named = ", ".join(f"{_quoted(lora.file)} at {lora.weight:g}" for lora in said["loras"])
+    loras = [*said.get("loras", ()), *(said["asked"].loras if said.get("asked") else ())]
+    if loras and "loras" not in given:
+        named = ", ".join(f"{_quoted(lora.file)} at {lora.weight:g}" for lora in dict.fromkeys(loras))
         raise RequestError(
             f"{str(picture)!r} was painted with LoRAs: {named}. A picture may not choose files of yours: give them with --lora."
         )
@@ -46,9 +48,7 @@ def request_again(picture: Path, given: Mapping[str, Any]) -> PaintRequest:
             )
     if "model" not in said and "model" not in given:
         raise RequestError(f"{str(picture)!r} names no model. Give one: bowerbird generate MODEL --from {shlex.quote(str(picture))}")
-    if given.keys() & {"prompt", "negative", "styles", "preset", "expand", "literal", "loras"}:
-        said.pop("asked", None)  # what other words were made from
-    return read_request({**said, **given})
+    return read_request(changed(said, given))
 
 
 def is_own(name: str) -> bool:

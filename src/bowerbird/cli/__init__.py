@@ -8,7 +8,7 @@ import importlib
 
 from bowerbird.cli.app import main
 
-for group in ("pictures", "train", "paint", "judge", "files", "serve"):  # each adds its commands; in the order of --help
+for group in ("pictures", "train", "paint", "prompting", "judge", "files", "serve"):  # each adds its commands; in the order of --help
     importlib.import_module(f"bowerbird.cli.{group}")
 
 __all__ = ["main"]

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from bowerbird.cli.app import app
 from bowerbird.cli.console import asker, print_result, progress_bar
-from bowerbird.errors import RequestError, ResourceError
+from bowerbird.errors import PictureFolderError, RequestError, ResourceError
 from bowerbird.progress import OnProgress
-from bowerbird.request import PaintRequest, read_request
+from bowerbird.request import PaintRequest, Syntax, read_request
 
 if TYPE_CHECKING:
     from bowerbird.painter import Painter
+
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
 
 def words_of(field: str, form: str = "") -> str:
@@ -44,9 +47,18 @@ def generate(
     sampler: Annotated[str | None, of_request("sampler")] = None,
     guidance: Annotated[float | None, of_request("guidance")] = None,
     speed: Annotated[str | None, of_request("speed")] = None,
+    preset: Annotated[str | None, of_request("preset", form="`bowerbird styles` lists them")] = None,
+    style: Annotated[list[str] | None, of_request("styles", form="may be repeated")] = None,
+    expand: Annotated[str | None, of_request("expand")] = None,
+    expander: Annotated[str | None, typer.Option(help="address of a local language model, such as http://127.0.0.1:8080/v1")] = None,
+    literal: Annotated[str | None, of_request("literal", form="all, or some of weights,wildcards,arrays,loras")] = None,
+    lock: Annotated[bool, typer.Option("--lock", help="the prompt is final: use it as it stands")] = False,
     lora: Annotated[list[str] | None, of_request("loras", form="FILE or FILE:WEIGHT, may be repeated")] = None,
-    image: Annotated[Path | None, of_request("image")] = None,
-    mask: Annotated[Path | None, of_request("mask")] = None,
+    image: Annotated[Path | None, of_request("image", form="or a folder of them")] = None,
+    mask: Annotated[Path | None, of_request("mask", form="for a folder, a folder of the same names")] = None,
+    mask_at: Annotated[str | None, of_request("mask_at", form="X,Y")] = None,
+    mask_tolerance: Annotated[int | None, of_request("mask_tolerance")] = None,
+    detail: Annotated[bool | None, of_request("detail", "--detail")] = None,
     outpaint: Annotated[str | None, of_request("outpaint", form="such as left=128,right=64")] = None,
     strength: Annotated[float | None, of_request("strength")] = None,
     again: Annotated[
@@ -63,6 +75,9 @@ def generate(
     per_label: Annotated[
         int | None, typer.Option(min=1, help="a balanced set: so many pictures of each class, in folders, with captions and provenance")
     ] = None,
+    x: Annotated[str | None, typer.Option("--x", help="a labelled sheet with a column for each value, such as steps=5,10,20")] = None,
+    y: Annotated[str | None, typer.Option("--y", help="with --x: a row for each value, such as guidance=1,4")] = None,
+    sheet: Annotated[bool, typer.Option("--sheet", help="a labelled sheet of the prompt's arrays, [[red, blue]]")] = False,
     out: Annotated[Path, typer.Option(help="folder for the pictures")] = Path("pictures"),
 ) -> None:
     """Paint pictures."""
@@ -80,9 +95,16 @@ def generate(
         "sampler": sampler,
         "guidance": guidance,
         "speed": speed,
+        "preset": preset,
+        "styles": style,
+        "expand": expand or ("llm" if expander else None),
+        "literal": _read_syntax(literal),
         "loras": [_read_lora(each) for each in lora] if lora else None,
         "image": image,
         "mask": mask,
+        "mask_at": _read_point(mask_at),
+        "mask_tolerance": mask_tolerance,
+        "detail": detail,
         "outpaint": _read_sides(outpaint),
         "strength": strength,
         "exact": exact,
@@ -95,14 +117,29 @@ def generate(
         given = request_again(again, given).model_dump(exclude_unset=True)
     elif model is None:
         raise RequestError("which model should paint? Give a run, a model folder, a checkpoint or a hub name, or --from PICTURE.")
+    if lock:
+        given["asked"] = {"prompt": given.get("prompt", ""), "negative": given.get("negative", "")}
+    if expander is not None:
+        from bowerbird.prompts.expander import ADDRESS, checked_address
+
+        os.environ[ADDRESS] = checked_address(expander)  # of the process: a request cannot name it
     requests, as_set = [], None
     if prompts is not None:
         from bowerbird.painted_set import paint_prompts, read_prompts
 
         requests = read_prompts(prompts, given)
         as_set = partial(paint_prompts, requests, out)
+    elif image is not None and image.is_dir():
+        requests = [read_request({**given, **each}) for each in _each_picture(image, mask)]
     else:
         requests = [read_request(given)]
+    if x is not None or y is not None or sheet:
+        from bowerbird.comparison import comparison_of, paint_sheet
+
+        if prompts is not None or len(requests) > 1:
+            raise RequestError("a sheet compares settings for one request; leave out --prompts, and give --image a picture, no folder.")
+        comparison = comparison_of(requests[0], x, y)
+        requests, as_set = list(comparison.requests), partial(paint_sheet, comparison, out)
     if per_label is not None:
         from bowerbird.painted_set import paint_per_label
 
@@ -110,18 +147,41 @@ def generate(
     _paint(context, requests, out, family, prediction, autoencoder, as_set=as_set)
 
 
+def _each_picture(folder: Path, masks: Path | None) -> list[dict[str, Path]]:
+    """The pictures in a folder by name, each with the mask of the same stem where `masks` is a folder."""
+    pictures = pictures_in(folder)
+    if masks is None or not masks.is_dir():
+        return [{"image": picture} for picture in pictures]
+    by_stem = {mask.stem: mask for mask in pictures_in(masks)}
+    missing = [picture.name for picture in pictures if picture.stem not in by_stem]
+    if missing:
+        raise RequestError(
+            f"{str(masks)!r} has no mask for {missing[0]!r} ({len(missing)} of {len(pictures)} have none). Name masks like pictures."
+        )
+    return [{"image": picture, "mask": by_stem[picture.stem]} for picture in pictures]
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """The picture files of a folder, by name; sub-folders and files of other kinds are left alone."""
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in _PICTURES and path.is_file() and path.name[0] != ".")
+    if not found:
+        raise PictureFolderError(f"there is no picture in {str(folder)!r}. Supported: {' '.join(_PICTURES)}.")
+    return found
+
+
 @app.command()
 def upscale(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="a model that enlarges, such as Stable Diffusion's x4 upscaler")],
-    pictures: Annotated[list[Path], typer.Argument(help="the pictures to enlarge")],
+    pictures: Annotated[list[Path], typer.Argument(help="the pictures to enlarge, or folders of them")],
     prompt: Annotated[str, typer.Option(help="what is in them, for models that read text")] = "",
     seed: Annotated[int | None, typer.Option(help="the same seed gives the same details")] = None,
     steps: Annotated[int | None, typer.Option(help="sampling steps: more is finer and slower")] = None,
     out: Annotated[Path, typer.Option(help="folder for the pictures")] = Path("pictures"),
 ) -> None:
     """Enlarge pictures: the same request as generate, with an image."""
-    asked = [read_request({"model": model, "image": picture, "prompt": prompt, "seed": seed, "steps": steps}) for picture in pictures]
+    each = [picture for path in pictures for picture in (pictures_in(path) if path.is_dir() else [path])]
+    asked = [read_request({"model": model, "image": picture, "prompt": prompt, "seed": seed, "steps": steps}) for picture in each]
     _paint(context, asked, out, enlarged=True)
 
 
@@ -154,17 +214,19 @@ def _paint(
     except OSError as error:
         raise ResourceError(f"pictures cannot be kept in {str(out)!r} ({error.strerror}). Name another --out.") from error
     paths: list[str] = []
+    finals: list[dict[str, str]] = []
     with progress_bar() as on_progress:
         painter = open_model(requests[0].model, hardware.choose_device(options.device), opening, on_progress)
         if as_set is not None:
             paths, requests = [str(path) for path in as_set(painter, on_progress)], []
         for request in requests:
             for painted in painter.paint(request, on_progress):
-                name = request.image.stem if enlarged and request.image else f"{painted.seed:010d}"
+                name = request.image.stem if request.image and (enlarged or len(requests) > 1) else f"{painted.seed:010d}"
                 path = out / free_name(out, name, SUFFIXES[painted.settings.format])
                 save_picture(painted, path, "algorithmicallyEnhanced" if enlarged else None)
                 paths.append(str(path))
-    print_result(context, {"pictures": paths}, "\n".join(paths))
+                finals.append({"picture": str(path), "prompt": painted.settings.prompt, "negative": painted.settings.negative})
+    print_result(context, {"pictures": paths, "final": finals}, "\n".join(paths))
 
 
 def _read_size(size: str | None) -> tuple[int, int] | None:
@@ -174,6 +236,21 @@ def _read_size(size: str | None) -> tuple[int, int] | None:
         raise RequestError(f"--size {size!r} is not WIDTHxHEIGHT, for example --size 512x512.")
     width, height = map(int, size.lower().split("x"))
     return width, height
+
+
+def _read_point(point: str | None) -> tuple[int, int] | None:
+    if point is None:
+        return None
+    x, _, y = point.partition(",")
+    if not (x.strip().isdigit() and y.strip().isdigit()):
+        raise RequestError(f"--mask-at {point!r} is not X,Y in pixels from the upper left, for example --mask-at 120,80.")
+    return int(x), int(y)
+
+
+def _read_syntax(names: str | None) -> list[str] | None:
+    if names is None:
+        return None
+    return list(get_args(Syntax)) if names == "all" else [name.strip() for name in names.split(",")]
 
 
 def _read_lora(text: str) -> dict[str, Any]:
