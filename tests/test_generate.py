@@ -144,7 +144,6 @@ def test_progress_previews_and_cancelling(painter: OwnPainter) -> None:
         ({"label": "cot"}, "Did you mean 'cat'"),
         ({"sampler": "eulr"}, "Did you mean 'euler'"),
         ({"prompt": "a bird"}, "reads no prompt"),
-        ({"strength": 0.5}, "give the image too"),
         ({"then": ["x"]}, "cannot use 'then'"),
         ({"speed": "fats"}, "Did you mean 'fast'"),
     ],

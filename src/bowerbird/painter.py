@@ -80,8 +80,6 @@ class OwnPainter:
             raise RequestError(f"there is no sampler {asked.sampler!r}.{did_you_mean(asked.sampler, SAMPLERS)}")
         for condition in self.model.conditions.values():
             condition.asked(_spoken(request), [0])  # what it does not know, it says before anything is painted
-        if request.image is None and request.strength is not None:
-            raise RequestError("strength says how far to move from a picture; give the image too, or leave it out.")
         fill: dict[str, Any] = {
             "seed": secrets.randbelow(2**32) if request.seed is None else request.seed,
             "size": request.size or (usual_size(request, "paint", 0) if is_repainting(request) else self.native),
