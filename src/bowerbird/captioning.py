@@ -11,7 +11,6 @@ import csv
 import io
 import json
 import re
-import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from bowerbird.data.layouts.cub import find as find_cub
 from bowerbird.data.layouts.lists import clean, distinct
 from bowerbird.data.picture_set import Pictures
 from bowerbird.data.pictures import open_pictures
-from bowerbird.data.workers import DecodePool, Job
+from bowerbird.data.previews import decode_whole, stretched
 from bowerbird.errors import PictureFolderError, RequestError
 from bowerbird.progress import OnProgress, Progress, tell
 from bowerbird.storage import Disk, disk_error, write_file
@@ -295,41 +294,17 @@ def write_captions(
 
 
 def _looked_at(pictures: Pictures, captioner: Captioner, size: int, on_progress: OnProgress | None) -> tuple[tuple[str, ...], ...]:
+    """What the captioner says of each picture, () where it went meanwhile.  It sees them stretched over a square, as it was taught to."""
     texts: list[tuple[str, ...]] = []
     for start in range(0, len(pictures.paths), _AT_ONCE):
         rows = range(start, min(start + _AT_ONCE, len(pictures.paths)))
-        shown = _whole(pictures, rows, size)
+        whole = decode_whole(pictures, [pictures.paths[row] for row in rows], 2 * size)
+        shown = {path: stretched(pixels, found, size) for path, (pixels, found) in sorted(whole.items())}
         said = captioner(np.stack([*shown.values()])) if shown else []
-        by_row = dict(zip(shown, said, strict=True))
-        texts += [distinct([clean(by_row.get(row, ""))]) for row in rows]
+        by_path = dict(zip(shown, said, strict=True))
+        texts += [distinct([clean(by_path.get(pictures.paths[row], ""))]) for row in rows]
         tell(on_progress, Progress("caption", len(texts), len(pictures.paths)))
     return tuple(texts)
-
-
-def _whole(pictures: Pictures, rows: Sequence[int], size: int) -> dict[int, NDArray[np.uint8]]:
-    """Whole pictures stretched over a square of `size`, as captioners were taught to see them; without those that went meanwhile.
-
-    They are decoded as safely as for training, at twice the size, and not kept.
-    """
-    from PIL import Image
-
-    seen: dict[int, NDArray[np.uint8]] = {}
-    side = 2 * size
-    with tempfile.TemporaryDirectory() as folder:
-        pack = Path(folder) / "pictures.u8"
-        pack.touch()
-        jobs = [Job(pictures.paths[row], pictures.seen[pictures.paths[row]], slot) for slot, row in enumerate(rows)]
-        with DecodePool(pictures.root, pack, side, "pad", 1) as pool:
-            for job, verdict in pool.run(jobs):
-                if verdict.code:
-                    continue
-                pixels = np.fromfile(pack, np.uint8, count=side * side * 3, offset=job.slot * side * side * 3).reshape(side, side, 3)
-                scale = side / max(verdict.width, verdict.height)
-                width, height = max(1, round(verdict.width * scale)), max(1, round(verdict.height * scale))
-                left, top = (side - width) // 2, (side - height) // 2
-                image = Image.fromarray(pixels).crop((left, top, left + width, top + height))
-                seen[rows[job.slot]] = np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
-    return dict(sorted(seen.items()))
 
 
 def _table(rows: Iterable[tuple[str, str]], by: str, suffix: str) -> bytes:

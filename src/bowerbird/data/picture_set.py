@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bowerbird.data.decode import Examined, Signature, signature
+from bowerbird.data.decode import Box, Examined, Signature, signature
 from bowerbird.data.names import printable
 from bowerbird.errors import PictureFolderError
 
@@ -57,6 +57,7 @@ class Pictures:
     root: Path  # the folder read; of an archive, the one it was unpacked to
     paths: tuple[str, ...]  # of the pictures, below the root
     seen: dict[str, Signature] = field(repr=False)  # every file's, by path, when the folder was listed
+    boxes: dict[str, Box] = field(repr=False)  # what fit "box" frames, by path; {} for another fit
 
     def report_json(self) -> bytes:
         """`report` as the bytes of data.json."""

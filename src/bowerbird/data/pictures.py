@@ -122,6 +122,7 @@ def read_pictures(
         root=root,
         paths=tuple(accepted),
         seen=listing.files,
+        boxes=boxes,
     )
     pictures.report.update(summarize(pictures, printable(source.resolve().name), size, fit, how, said))
     return pictures

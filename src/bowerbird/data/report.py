@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from bowerbird.data.decode import Fit
+from bowerbird.data.decode import Fit, window
 from bowerbird.data.picture_set import Pictures
 from bowerbird.data.pictures import read_pictures
+from bowerbird.data.previews import decode_whole
 from bowerbird.data.summary import looks, near_groups
-from bowerbird.data.workers import DecodePool, Job
 from bowerbird.pages import data_uri, render
 from bowerbird.progress import OnProgress, Progress, tell
 from bowerbird.storage import Disk, ensure_folder, write_file
@@ -118,13 +117,14 @@ class Figure:
 def _figures(pictures: Pictures) -> dict[str, Any]:
     """Sheets of thumbnails by the names the template uses."""
     showable = [file for file in pictures.files if file.code in _SHOWABLE][: 4 * _SHOWN_OF_A_KIND]
-    losing = _losing_most(pictures)
-    whole = _previews(pictures, [file.path for file in showable] + [pictures.paths[row] for row in losing])
+    framed = _framed(pictures)
+    paths = [file.path for file in showable] + [pictures.paths[row] for row in framed]
+    whole = {path: pixels for path, (pixels, _) in decode_whole(pictures, paths, _PREVIEW_PX, lenient=True).items()}
     shown = [file for file in showable if file.path in whole][:_SHOWN_OF_A_KIND]
     return {
         "sample": _from_rows(pictures, np.unique(np.linspace(0, len(pictures.names) - 1, _SHOWN).astype(int)) if pictures.names else []),
         "held": _from_rows(pictures, pictures.held[:_SHOWN_OF_A_KIND]),
-        "crops": [(_crop_shown(whole[pictures.paths[row]], pictures, row), _thumbnail(pictures.pixels[row])) for row in losing],
+        "crops": [(_crop_shown(whole[pictures.paths[row]], pictures, row), _thumbnail(pictures.pixels[row])) for row in framed],
         "odd_looks": {look: _from_rows(pictures, rows[:_SHOWN_OF_A_KIND]) for look, rows in looks(pictures.examined).items() if rows},
         "near": [_from_rows(pictures, group[:6]) for group in near_groups(pictures.groups)[:12]],
         "rejected": [Figure(_thumbnail(whole[file.path]), file.name, f"{file.code}: {file.reason}") for file in shown],
@@ -135,38 +135,24 @@ def _from_rows(pictures: Pictures, rows: Sequence[int] | NDArray[np.int64]) -> l
     return [Figure(_thumbnail(pictures.pixels[row]), pictures.names[row], " / ".join(pictures.captions[row])) for row in rows]
 
 
-def _losing_most(pictures: Pictures) -> list[int]:
-    """Rows of the pictures that the crop cuts most, if it cuts any by a fifth."""
-    if pictures.report["fit"] != "crop":
+def _framed(pictures: Pictures) -> list[int]:
+    """Rows of pictures to show with a frame around what is kept: a dozen with boxes, or those the crop cuts most, if by a fifth."""
+    if pictures.report["fit"] == "pad":
         return []
+    if pictures.boxes:
+        return list(range(0, len(pictures.paths), max(1, len(pictures.paths) // 12)))[:12]
     kept = [min(one.width, one.height) / max(one.width, one.height) for one in pictures.examined]
     return [row for row in sorted(range(len(kept)), key=kept.__getitem__)[:12] if kept[row] < 0.8]
-
-
-def _previews(pictures: Pictures, paths: Sequence[str]) -> dict[str, NDArray[np.uint8]]:
-    """Whole pictures on white, (128, 128, 3), of as many of `paths` as can be seen at all; decoded as safely as for training."""
-    seen: dict[str, NDArray[np.uint8]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        pack = Path(folder) / "previews.u8"
-        pack.touch()
-        jobs = [Job(path, pictures.seen[path], slot) for slot, path in enumerate(paths)]
-        with DecodePool(pictures.root, pack, _PREVIEW_PX, "pad", 1, lenient=True) as pool:
-            for job, verdict in pool.run(jobs):
-                if not verdict.code:
-                    shape = (_PREVIEW_PX, _PREVIEW_PX, 3)
-                    seen[job.path] = np.fromfile(pack, np.uint8, count=_PREVIEW_PX**2 * 3, offset=job.slot * _PREVIEW_PX**2 * 3).reshape(
-                        shape
-                    )
-    return seen
 
 
 def _crop_shown(preview: NDArray[np.uint8], pictures: Pictures, row: int) -> str:
     """The whole picture with a frame around what training sees."""
     image = Image.fromarray(preview)
     one = pictures.examined[row]
-    half = _PREVIEW_PX * min(one.width, one.height) / max(one.width, one.height) / 2
-    middle = _PREVIEW_PX / 2
-    ImageDraw.Draw(image).rectangle((middle - half, middle - half, middle + half - 1, middle + half - 1), outline=(230, 0, 90), width=2)
+    scale = _PREVIEW_PX / max(one.width, one.height)
+    left, top, side = window(one.width, one.height, pictures.boxes.get(pictures.paths[row]))
+    x, y = (_PREVIEW_PX - one.width * scale) / 2 + left * scale, (_PREVIEW_PX - one.height * scale) / 2 + top * scale
+    ImageDraw.Draw(image).rectangle((x, y, x + side * scale - 1, y + side * scale - 1), outline=(230, 0, 90), width=2)
     return _thumbnail(np.asarray(image))
 
 
