@@ -40,16 +40,6 @@ def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of 16x16 pictures of cats and dogs; it has learnt nothing."""
-    from tests.test_model_folder import saved
-
-    folder = tmp_path_factory.mktemp("models") / "pets"
-    saved(folder, tiny_recipe(), ("cat", "dog"))
-    return folder
-
-
 def tiny_recipe(**sections: dict[str, object]) -> Recipe:
     """A run of a dozen updates on 16x16 pictures; sections override, as tiny_recipe(train={"lr": 1})."""
     fields: dict[str, dict[str, object]] = {
