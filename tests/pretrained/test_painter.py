@@ -189,7 +189,6 @@ def test_strength_is_recorded_where_it_means_something(sd15: PretrainedPainter, 
     photo, mask = {"image": pictures["small"]}, {"mask": pictures["small-mask"]}
     for fields, strength in [
         ({}, None),
-        ({"strength": 0.3}, None),
         (photo, 0.6),
         ({**photo, "strength": 0.3}, 0.3),
         ({**photo, **mask}, 1.0),
