@@ -51,9 +51,9 @@ def open_place(place: Place, device: torch.device, opening: Opening | None = Non
         model = open_model_folder(place.path, place.manifest)
     else:
         autoencoder = open_autoencoder(opening.autoencoder, device, opening) if opening.autoencoder is not None else None
-        denoiser, space = open_ddpm_folder(place.path, autoencoder, on_progress)
+        denoiser, space, classes = open_ddpm_folder(place.path, autoencoder, on_progress)
         sampling, about = SamplingDefaults(sampler="dpm++2m", steps=20), About(licence="See its source.")
-        model = Model(denoiser, space or LatentSpace(Rgb()), sampling=sampling, about=about)
+        model = Model(denoiser, space or LatentSpace(Rgb()), classes, sampling=sampling, about=about)
     return OwnPainter(place.where, model.to(device))
 
 

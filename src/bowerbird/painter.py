@@ -18,12 +18,13 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from bowerbird.canvas import Size, close_up, region_to_repaint, squared
-from bowerbird.diffusion.guidance import clip_x0, guide, keep
-from bowerbird.diffusion.samplers import SAMPLERS
+from bowerbird.diffusion.guidance import Clip, clip_x0, guide, keep
+from bowerbird.diffusion.samplers import SAMPLERS, Sampler, ddim_with_clip, ddpm_fixed_large
 from bowerbird.diffusion.schedule import karras_grid, timestep_grid
 from bowerbird.errors import RequestError, did_you_mean
 from bowerbird.model_folder import Model
 from bowerbird.models.conditioning import Cond, to
+from bowerbird.models.denoiser import Steps
 from bowerbird.picture_files import Painted
 from bowerbird.pixels import to_picture, to_x0
 from bowerbird.progress import OnProgress, Progress, note, tell
@@ -78,6 +79,7 @@ class OwnPainter:
         asked = pace(request, "ours", Pace(self.sampling.steps, self.sampling.sampler, self.sampling.guidance))
         if asked.sampler not in SAMPLERS:
             raise RequestError(f"there is no sampler {asked.sampler!r}.{did_you_mean(asked.sampler, SAMPLERS)}")
+        self.sigmas(request.model_copy(update={"sampler": asked.sampler, "steps": asked.steps}))  # too many are refused
         for condition in self.model.conditions.values():
             condition.asked(_spoken(request), [0])  # what it does not know, it says before anything is painted
         fill: dict[str, Any] = {
@@ -177,11 +179,24 @@ class OwnPainter:
         eps = noise(torch.empty(len(seeds), *spec.sample_shape, device=device))
         x = self.denoiser.start(eps, float(sigmas[0])) if source.from_noise else source.latents + float(sigmas[0]) * eps
         denoise = guide(self.denoiser, wanted, unwanted, scale=request.guidance if wanted or unwanted else 1.0)
-        if spec.clip_x0:
-            denoise = clip_x0(denoise)
+        sampler, clip = self.sampler(request)
+        if clip is not None:
+            denoise = clip_x0(denoise, clip)
         if source.anew is not None:
             denoise = keep(denoise, source.latents, source.anew)
-        return SAMPLERS[request.sampler](denoise, x, sigmas, noise, on_step)
+        return sampler(denoise, x, sigmas, noise, on_step)
+
+    def sampler(self, request: PaintRequest) -> tuple[Sampler, Clip | None]:
+        """How to step, and how the denoiser's estimates are clipped: a model trained elsewhere as its own scheduler does."""
+        assert request.sampler is not None
+        spec = self.denoiser.spec
+        own = spec.steps or Steps()
+        clip = own.clip if spec.clip_x0 else None
+        if spec.steps is not None and request.sampler == "ddim" and clip is not None:
+            return ddim_with_clip(clip), None
+        if request.sampler == "ddpm" and own.variance == "fixed-large":
+            return ddpm_fixed_large, clip
+        return SAMPLERS[request.sampler], clip
 
     def _finished(self, x0: Tensor, source: Source, seed: int, request: PaintRequest) -> Painted:
         assert request.size is not None
@@ -216,10 +231,12 @@ class OwnPainter:
         return to_picture(self.model.space.decode(x0[None])[0])
 
     def sigmas(self, request: PaintRequest) -> Tensor:
-        """The noise levels to walk down: a DDPM's own timesteps for its ancestral sampler, Karras' grid for the others."""
+        """The noise levels to walk down: a DDPM's own timesteps for its own samplers, Karras' grid for the others."""
         assert request.steps is not None
-        if request.sampler == "ddpm" and self.denoiser.schedule is not None:
-            return timestep_grid(request.steps, self.denoiser.schedule, "leading")
+        own = self.denoiser.spec.steps or Steps()
+        if self.denoiser.schedule is not None and (request.sampler == "ddpm" or (request.sampler == "ddim" and self.denoiser.spec.steps)):
+            ends_at_zero = own.ends_at_zero or request.sampler == "ddpm"
+            return timestep_grid(request.steps, self.denoiser.schedule, own.spacing, own.offset, ends_at_zero)
         return karras_grid(request.steps, self.denoiser.spec.sigma_min, self.denoiser.spec.sigma_max)
 
     def conditions(self, request: PaintRequest, seeds: list[int]) -> tuple[Cond, Cond]:

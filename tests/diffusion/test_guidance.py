@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bowerbird.diffusion.guidance import clip_x0, guide
+from bowerbird.diffusion.guidance import clip_x0, dynamic_threshold, guide, within
 
 X = torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
 SIGMA = torch.full((4,), 2.0, dtype=torch.float64)
@@ -64,4 +64,15 @@ def test_clipping_comes_after_guidance():
     clipped = clip_x0(guided)(X, SIGMA)
     assert float(clipped.abs().max()) == 1.0
     assert torch.equal(clipped, guided(X, SIGMA).clamp(-1, 1))
-    assert float(clip_x0(guided, limit=0.5)(X, SIGMA).abs().max()) == 0.5
+    assert float(clip_x0(guided, within(0.5))(X, SIGMA).abs().max()) == 0.5
+
+
+def test_a_threshold_follows_the_picture():
+    """Each picture's s is the value below which the share of its |x0| lies; what is beyond saturates, the rest keeps its proportions."""
+    x0 = torch.linspace(-4, 4, 101, dtype=torch.float64).reshape(1, 1, 1, 101)
+    both = torch.cat([x0, x0 / 8])  # the second never leaves -0.5..0.5
+    clipped = dynamic_threshold(0.5, most=100)(both)
+    assert clipped[0].abs().max() == 1
+    torch.testing.assert_close(clipped[0, ..., 26:75], both[0, ..., 26:75] / 2)  # half of |x0| lies below 2
+    assert clipped[1].equal(both[1])  # s is 1 at least
+    torch.testing.assert_close(dynamic_threshold(1.0, most=2)(both)[0], both[0].clamp(-2, 2) / 2)  # and its most at most

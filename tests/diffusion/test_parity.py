@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from bowerbird.diffusion.guidance import clip_x0
+from bowerbird.diffusion.guidance import clip_x0, dynamic_threshold, within
 from bowerbird.diffusion.prediction import PREDICTIONS, expand
-from bowerbird.diffusion.samplers import SAMPLERS
+from bowerbird.diffusion.samplers import SAMPLERS, ddim_with_clip, ddpm_fixed_large
 from bowerbird.diffusion.schedule import (
     VPSchedule,
     cosine_betas,
@@ -191,6 +191,53 @@ def test_ddim(betas, schedule, prediction, spacing, clip):
     sigmas = timestep_grid(STEPS, schedule, spacing)
     denoise = clip_x0(network.denoise) if clip else network.denoise
     assert_same_picture(ours("ddim", denoise, UNIT * (1 + sigmas[0] ** 2).sqrt(), sigmas), expected)
+
+
+CLIPS = {
+    "range": ({"clip_sample": True, "clip_sample_range": 0.6}, within(0.6)),
+    "thresholding": (
+        {"thresholding": True, "clip_sample": False, "dynamic_thresholding_ratio": 0.8, "sample_max_value": 1.5},
+        dynamic_threshold(0.8, 1.5),
+    ),
+}
+
+
+@pytest.mark.parametrize("how", CLIPS)
+@pytest.mark.parametrize("num_train_steps", [1000, 4000])
+def test_ddim_clips_the_estimate_and_keeps_its_noise(prediction, how, num_train_steps):
+    """diffusers' usual DDIM, whose x0 and eps no longer add up to x_t, on schedules of any length; and the end it has for PNDM's sake."""
+    settings, clip = CLIPS[how]
+    scheduler = diffusers.DDIMScheduler(
+        **DIFFUSERS_BETAS["linear"], prediction_type=DIFFUSERS_PREDICTIONS[prediction], num_train_timesteps=num_train_steps,
+        set_alpha_to_one=False, steps_offset=1, **settings,
+    )  # fmt: skip
+    scheduler.set_timesteps(STEPS)
+    schedule = VPSchedule.from_betas(linear_betas(num_train_steps))
+    network = ExactNetwork(schedule, prediction)
+    sigmas = timestep_grid(STEPS, schedule, "leading", offset=1, ends_at_zero=False)
+    start = UNIT * (1 + sigmas[0] ** 2).sqrt()
+    painted = ddim_with_clip(clip)(network.denoise, start, sigmas, None, lambda done, total, x0: None)
+    atol = 1e-11 if num_train_steps == 1000 else 2e-6  # 4000 end at sigma 5e8, which our tables hold to a million
+    assert_same_picture(painted / (1 + sigmas[-1] ** 2).sqrt(), theirs(scheduler, network, UNIT), atol)
+
+
+@pytest.mark.parametrize("how", CLIPS)
+@pytest.mark.parametrize("spacing", ["leading", "linspace"])
+def test_ddpm_with_the_larger_variance(prediction, how, spacing):
+    """On "trailing" as well but for the last step, at which diffusers leaves noise of variance beta in the finished picture."""
+    settings, clip = CLIPS[how]
+    scheduler = diffusers.DDPMScheduler(
+        **DIFFUSERS_BETAS["linear"], prediction_type=DIFFUSERS_PREDICTIONS[prediction], variance_type="fixed_large",
+        timestep_spacing=spacing, **settings,
+    )  # fmt: skip
+    scheduler.set_timesteps(STEPS)
+    schedule = VPSchedule.from_betas(linear_betas())
+    network = ExactNetwork(schedule, prediction)
+    expected = theirs(scheduler, network, UNIT, generator=torch.Generator().manual_seed(8))
+    sigmas = timestep_grid(STEPS, schedule, spacing)
+    start = UNIT * (1 + sigmas[0] ** 2).sqrt()
+    painted = ddpm_fixed_large(clip_x0(network.denoise, clip), start, sigmas, drawing(8), lambda done, total, x0: None)
+    assert_same_picture(painted, expected)
 
 
 @pytest.mark.parametrize(("name", "scheduler_class"), [("euler", "EulerDiscreteScheduler"), ("heun", "HeunDiscreteScheduler")])

@@ -13,6 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from bowerbird.diffusion.prediction import expand
 from bowerbird.diffusion.samplers import Denoise
 
 Condition = TypeVar("Condition")
@@ -44,9 +45,30 @@ def guide(
     return denoise
 
 
-def clip_x0(denoise: Denoise, limit: float = 1.0) -> Denoise:
-    """Keep every estimate within -limit..limit, where pixels live.  DDPM's own samplers do; never for latents."""
-    return lambda x, sigma: denoise(x, sigma).clamp(-limit, limit)
+Clip = Callable[[Tensor], Tensor]  # an estimate x0 -> one where pixels live; never for latents
+
+
+def within(limit: float = 1.0) -> Clip:
+    """Every value cut off at -limit and limit, as DDPM's own samplers do."""
+    return lambda x0: x0.clamp(-limit, limit)
+
+
+def dynamic_threshold(share: float, most: float) -> Clip:
+    """Dynamic thresholding, Imagen, arXiv:2205.11487, section 2.3: strong guidance saturates pixels, cutting them off all at 1.
+
+    s is the value below which a `share` of each picture's |x0| lies, within 1..most; x0 is cut off at s and divided by it.
+    """
+
+    def clip(x0: Tensor) -> Tensor:
+        s = expand(x0.flatten(1).abs().quantile(share, dim=1).clamp(1, max(1.0, most)), x0)
+        return torch.minimum(torch.maximum(x0, -s), s) / s
+
+    return clip
+
+
+def clip_x0(denoise: Denoise, clip: Clip = within()) -> Denoise:  # noqa: B008 - a pure function
+    """Keep every estimate where pixels live."""
+    return lambda x, sigma: clip(denoise(x, sigma))
 
 
 def keep(denoise: Denoise, known: Tensor, anew: Tensor) -> Denoise:

@@ -69,18 +69,50 @@ def dpm_plus_plus_2m(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, 
     return x
 
 
+def ddim_with_clip(clip: Callable[[Tensor], Tensor]) -> Sampler:
+    """DDIM as diffusers steps when it clips: the estimate is cut off, the noise it came with is not drawn from it anew.
+
+    Euler's step with a denoiser that clips takes x - clip(x0) for noise instead (`use_clipped_model_output`), another path.
+    """
+
+    def ddim(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, on_step: OnStep) -> Tensor:
+        for done, total, sigma, sigma_next in _steps(sigmas):
+            x0 = denoise(x, _level(sigma, x))
+            clipped = clip(x0)
+            x = clipped + (sigma_next / sigma) * (x - x0)
+            on_step(done, total, clipped)
+        return x
+
+    return ddim
+
+
 def ddpm(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, on_step: OnStep) -> Tensor:
     """Ancestral sampling: a draw from q(x_next | x, x0).  DDPM, arXiv:2006.11239, equations 6 and 7 ("fixed small" variance).
 
     If x0 were the truth, x - x0 would be noise of variance sigma^2.  Shrunk by r^2 and with fresh noise of variance
     sigma_next^2 (1 - r^2) it is noise of variance sigma_next^2 again.
     """
+    return _ancestral(denoise, x, sigmas, noise, on_step, lambda sigma, sigma_next: sigma_next**2 * (1 - (sigma_next / sigma) ** 2))
+
+
+def ddpm_fixed_large(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, on_step: OnStep) -> Tensor:
+    """The same with the other variance of DDPM, arXiv:2006.11239, section 3.2: beta, right for x0 ~ N(0, 1) as the small is for a point.
+
+    Between two steps of the grid beta is 1 - alpha_bar / alpha_bar_next; in x = x0 + sigma eps it is divided by alpha_bar_next.
+    """
+    return _ancestral(
+        denoise, x, sigmas, noise, on_step, lambda sigma, sigma_next: (sigma**2 - sigma_next**2) * (1 + sigma_next**2) / (1 + sigma**2)
+    )
+
+
+def _ancestral(
+    denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, on_step: OnStep, variance: Callable[[float, float], float]
+) -> Tensor:
     for done, total, sigma, sigma_next in _steps(sigmas):
         x0 = denoise(x, _level(sigma, x))
-        ratio = sigma_next / sigma
-        x = x0 + ratio**2 * (x - x0)
+        x = x0 + (sigma_next / sigma) ** 2 * (x - x0)
         if sigma_next > 0:
-            x = x + sigma_next * math.sqrt(1 - ratio**2) * noise(x)
+            x = x + math.sqrt(variance(sigma, sigma_next)) * noise(x)
         on_step(done, total, x0)
     return x
 

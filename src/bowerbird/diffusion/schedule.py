@@ -136,9 +136,13 @@ def timesteps(num_steps: int, num_train_steps: int, spacing: str, offset: int = 
     raise ModelError(f"timestep spacing {spacing!r} is not known. Known: leading, linspace, trailing.")
 
 
-def timestep_grid(num_steps: int, schedule: VPSchedule, spacing: str, offset: int = 0) -> Tensor:
-    """The sigmas of `timesteps`: the grid on which diffusers' DDPM and DDIM step."""
-    return _ending_at_zero(schedule.sigmas[timesteps(num_steps, len(schedule.sigmas), spacing, offset)])
+def timestep_grid(num_steps: int, schedule: VPSchedule, spacing: str, offset: int = 0, ends_at_zero: bool = True) -> Tensor:
+    """The sigmas of `timesteps`: the grid on which diffusers' DDPM and DDIM step, to 0 or to the first timestep's sigma."""
+    steps = timesteps(num_steps, len(schedule.sigmas), spacing, offset)
+    if int(steps[0]) >= len(schedule.sigmas):  # an offset beyond the table, where diffusers fails
+        raise RequestError(f"{num_steps} steps do not fit a schedule of {len(schedule.sigmas)} timesteps with an offset; ask for fewer.")
+    sigmas = schedule.sigmas[steps]
+    return _ending_at_zero(sigmas) if ends_at_zero else torch.cat([sigmas, schedule.sigmas[:1]])
 
 
 def _ending_at_zero(sigmas: Tensor) -> Tensor:

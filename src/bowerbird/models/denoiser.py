@@ -12,6 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from bowerbird.diffusion.guidance import Clip, dynamic_threshold, within
 from bowerbird.diffusion.prediction import PREDICTIONS, expand
 from bowerbird.diffusion.schedule import VPSchedule, cosine_betas, linear_betas, scaled_linear_betas
 from bowerbird.models.conditioning import Cond
@@ -34,6 +35,23 @@ class Betas(BaseModel):
         return VPSchedule.from_betas(betas(self.num_steps, self.start, self.end))
 
 
+class Steps(BaseModel):
+    """How the scheduler that a DDPM was published with steps and clips, in diffusers' words."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    spacing: Literal["leading", "trailing", "linspace"] = "leading"
+    offset: int = 0
+    ends_at_zero: bool = True  # else at its first timestep's noise (DDIM without set_alpha_to_one)
+    variance: Literal["fixed-small", "fixed-large"] = "fixed-small"
+    clip_limit: float = 1.0
+    threshold: tuple[float, float] | None = None  # dynamic thresholding instead: the share of pixels below it, and its most
+
+    @property
+    def clip(self) -> Clip:
+        return within(self.clip_limit) if self.threshold is None else dynamic_threshold(*self.threshold)
+
+
 class DenoiserSpec(BaseModel):
     """What is needed, beside the network, to call it: recorded in every model folder."""
 
@@ -47,6 +65,7 @@ class DenoiserSpec(BaseModel):
     sigma_data: float  # standard deviation of the pictures: 0.5 for pixels, 1 for normalised latents
     sample_shape: tuple[int, int, int]  # (C, H, W)
     clip_x0: bool = False  # pixels never leave -1..1, so a sampler may clip its estimate
+    steps: Steps | None = None  # of a model trained elsewhere: its own ddpm and ddim step as diffusers does
 
 
 class Denoiser(nn.Module):

@@ -35,6 +35,8 @@ class UNet(nn.Module):
         label = (cond or {}).get("label")
         if label is None and self.network.config.num_class_embeds is not None:
             label = torch.full((len(x),), self.network.config.num_class_embeds - 1, device=x.device)  # "no class"
+        if self.network.config.time_embedding_type == "learned":  # a vector for each whole timestep
+            time = time.round().long()
         return self.network(x, time, class_labels=label, return_dict=False)[0]  # type: ignore[no-any-return]
 
 
