@@ -17,7 +17,6 @@ from bowerbird.errors import ModelError, UnsafeFileError
 from bowerbird.generate import open_autoencoder, open_model
 from bowerbird.locate import locate
 from bowerbird.models.autoencoder import LatentSpace
-from bowerbird.painter import OwnPainter
 from bowerbird.pretrained.autoencoders import PretrainedAutoencoder, open_pretrained_autoencoder
 from bowerbird.request import PaintRequest
 
@@ -209,20 +208,7 @@ def theirs(model: Any, autoencoder: Any, steps: int = 10) -> np.ndarray[Any, Any
     return np.asarray(picture, np.float32) * 255
 
 
-@pytest.fixture
-def on_their_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """DDIM on diffusers' timesteps instead of Karras' grid, so that both walk the same way."""
-    from bowerbird.diffusion.schedule import timestep_grid
-
-    def sigmas(painter: OwnPainter, request: PaintRequest) -> torch.Tensor:
-        assert painter.denoiser.schedule is not None and request.steps is not None
-        return timestep_grid(request.steps, painter.denoiser.schedule, "leading")
-
-    monkeypatch.setattr(OwnPainter, "sigmas", sigmas)
-
-
 @pytest.mark.parametrize(("kind", "place", "channels"), [("sd", "vae", 4), ("vq", "vqvae", 3)])
-@pytest.mark.usefixtures("on_their_steps")
 def test_a_latent_model_with_its_autoencoder_paints_what_diffusers_paints(
     folders: Any, tmp_path: Path, kind: str, place: str, channels: int
 ):
@@ -239,7 +225,6 @@ def test_a_latent_model_with_its_autoencoder_paints_what_diffusers_paints(
     assert painter.describe()["kind"] == "latent"
 
 
-@pytest.mark.usefixtures("on_their_steps")
 def test_a_bare_latent_unet_is_told_its_autoencoder(tiny: Any, folders: Any, tmp_path: Path):
     """As unet-cub2011-latent-64 was published: four channels, nothing beside it, Stable Diffusion's scale of 0.18215."""
     from bowerbird.locate import Opening
