@@ -17,7 +17,7 @@ FLOORS = (
     "repaint",
     "data models",
     "conditions pretrained safety captioning",
-    "model_folder",
+    "model_folder describing",
     "run_folder painter",
     "locate painted_set comparison",
     "generate",

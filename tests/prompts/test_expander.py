@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from bowerbird.errors import ModelError, RequestError
 from bowerbird.prompts import finish
 from bowerbird.prompts.expander import ADDRESS, MAX_ADDED_CHARS, REMOTE, added_by, by_words, checked_address
-from bowerbird.prompts.vocabulary import FILE, Vocabulary, learn_vocabulary, phrases_of, read_vocabulary, write_vocabulary
+from bowerbird.prompts.vocabulary import FILE, Vocabulary, learn_vocabulary, phrases_of, read_vocabulary
 from bowerbird.request import read_request
 
 CAPTIONS = [
@@ -54,7 +54,7 @@ def test_rules_leave_alone_what_the_prompt_speaks_of() -> None:
 
 def test_a_table_of_phrases_is_kept_with_a_model(tmp_path: Path) -> None:
     vocabulary = learn_vocabulary(CAPTIONS)
-    write_vocabulary(tmp_path, vocabulary)
+    (tmp_path / FILE).write_text(vocabulary.model_dump_json())
     assert read_vocabulary(tmp_path) == vocabulary
     (tmp_path / FILE).write_text((tmp_path / FILE).read_text()[:50])
     with pytest.raises(ModelError, match="table of phrases"):

@@ -1,13 +1,19 @@
-"""Words for pictures: `styles`."""
+"""Words for pictures and from them: `styles`, `describe`."""
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from bowerbird.cli.app import app
-from bowerbird.cli.console import print_result
+from bowerbird.cli.console import asker, print_result, progress_bar
+from bowerbird.cli.paint import pictures_in
+from bowerbird.errors import RequestError
+
+_MAX_RECORD_BYTES = 2**28  # of a run: it names every file it found
 
 
 @app.command()
@@ -40,3 +46,50 @@ def styles(
     lines += [f"speed {name:13} {about}" for name, about in of_speeds.items()]
     lines += [f"wildcards: {' '.join(f'__{name}__' for name in sorted(wildcards()))}", f"yours: {user_folder()}"]
     print_result(context, document, "\n".join(lines))
+
+
+@app.command()
+def describe(
+    context: typer.Context,
+    pictures: Annotated[list[Path], typer.Argument(help="the pictures to put into words, or folders of them")],
+    like: Annotated[
+        Path | None, typer.Option(help="a run, or a folder of captioned pictures: answer in the words of the nearest ones")
+    ] = None,
+    by: Annotated[str | None, typer.Option("--with", help="blip, a hub name or a folder of a captioner that looks")] = None,
+    count: Annotated[int, typer.Option(min=1, max=100, help="with --like: how many different captions for each")] = 3,
+) -> None:
+    """Put pictures into words to paint from: those of the nearest captioned pictures, or a captioner's."""
+    from bowerbird import hardware
+    from bowerbird.describing import describe as nearest
+    from bowerbird.describing import describe_with
+
+    each = [picture for path in pictures for picture in (pictures_in(path) if path.is_dir() else [path])]
+    if (like is None) == (by is None):
+        raise RequestError("describe in whose words? Give --like RUN or FOLDER for those of captioned pictures, or --with a captioner.")
+    device = hardware.choose_device(context.obj.device)
+    with progress_bar() as on_progress:
+        if like is not None:
+            described = nearest(each, _pictures_of(like), count, device, on_progress)
+        else:
+            from bowerbird.pretrained.captioner import open_captioner
+
+            captioner = open_captioner(str(by), device, context.obj.offline, asker(context.obj))
+            described = describe_with(each, captioner, captioner.size, on_progress)
+    lines = [f"{one.picture}: {' | '.join(f'{caption.text} ({caption.likeness:.2f})' for caption in one.captions)}" for one in described]
+    print_result(context, [dataclasses.asdict(one) for one in described], "\n".join(lines))
+
+
+def _pictures_of(like: Path) -> Path:
+    """The pictures a run was trained on, or the folder itself."""
+    record = like / "data.json"
+    if not (like / "run.json").is_file() or not record.is_file():
+        return like
+    from bowerbird.reading import read_json
+
+    try:
+        source = Path(str(read_json(record, _MAX_RECORD_BYTES)["source"]))
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise RequestError(f"{str(record)!r} is damaged. Give --like the folder of captioned pictures itself.") from error
+    if not source.exists():
+        raise RequestError(f"the pictures {str(like)!r} was trained on lay in {str(source)!r} and are gone. Give --like their folder.")
+    return source

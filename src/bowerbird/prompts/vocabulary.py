@@ -65,11 +65,6 @@ def learn_vocabulary(captions: Iterable[str]) -> Vocabulary:
     return Vocabulary(captions=total, phrases={phrase: Phrase(count=count[phrase], company=nearest[phrase]) for phrase in often})
 
 
-def write_vocabulary(folder: Path, vocabulary: Vocabulary) -> None:
-    """Beside the other parts of a model folder that is being written."""
-    (folder / FILE).write_text(vocabulary.model_dump_json(), "utf-8")
-
-
 def read_vocabulary(folder: Path) -> Vocabulary | None:
     """The table of a model folder; None where it has none, ModelError where it is damaged."""
     file = folder / FILE
