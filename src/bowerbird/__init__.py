@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from bowerbird.threads import sleep_while_waiting
+
+sleep_while_waiting()  # before torch loads, or never
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:

@@ -118,11 +118,13 @@ class Trainers:
         self.server.wait()
 
 
-def torchrun(pictures: Path, out: Path, recipe: Recipe, *options: str, processes: int = 2) -> subprocess.Popen[bytes]:
+def torchrun(
+    pictures: Path, out: Path, recipe: Recipe, *options: str, processes: int = 2, program: str = "bowerbird"
+) -> subprocess.Popen[bytes]:
     """Start `bowerbird train` on so many processes; what they say goes to a file beside `out`, named like it, .log."""
     recipe_file = out.parent / f"{out.name}.toml"
     recipe_file.write_text(write_recipe(recipe))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m", "bowerbird"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m", program]
     command += ["--device", "cpu", "train", str(pictures), "--recipe", str(recipe_file), "--out", str(out), *options]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with recipe_file.with_suffix(".log").open("wb") as log:

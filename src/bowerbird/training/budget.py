@@ -107,12 +107,12 @@ def forecast(run: Run, update: Callable[[], float], budget: Budget, whole: Pictu
     """
     require_memory(run)
     pace = calibrate(run, update, budget, whole)
-    preparation = run.world.broadcast(math.ceil(run.objective.preparation_seconds(whole)))
+    preparation = run.world.broadcast(run.objective.preparation_seconds(whole))
     epoch, spent = len(whole.train), time.monotonic() - budget.started + preparation
     recipe = run.recipe
     if budget.hours is not None:
         affordable = pace.pictures(budget.hours * 3600 - spent, recipe, epoch)
-        recipe = of_length(recipe, run.world.broadcast(affordable))
+        recipe = of_length(recipe, int(run.world.broadcast(affordable)))
     training_hours = pace.seconds(recipe, epoch) / 3600
     hours = spent / 3600 + training_hours
     if budget.hours is not None and hours > OVERRUN * budget.hours:
@@ -171,13 +171,14 @@ def calibrate(run: Run, update: Callable[[], float], budget: Budget, whole: Pict
 def _seconds_of_update(run: Run, update: Callable[[], float], budget: Budget) -> float:
     first = _timed(update)  # it also makes the moments, and on a GPU chooses kernels
     if run.world.agree(first > SLOW_SECONDS):
-        return first
+        return run.world.broadcast(first)
     wanted = max(CALIBRATION_SECONDS, CALIBRATION_SHARE * 3600 * (budget.hours or 0))
     updates, began = 0, time.monotonic()
     while updates < 3 or not run.world.agree(time.monotonic() - began > wanted):
         update()
         updates += 1
-    return (time.monotonic() - began) / updates
+    # the main process' clock for all: what follows is as large as this affords, and must be as large on every process
+    return run.world.broadcast((time.monotonic() - began) / updates)
 
 
 def _seconds_of_grid(run: Run, affordable: int) -> float:

@@ -83,6 +83,13 @@ def _weights(path: Path) -> dict[str, Tensor]:
     return {upgrade_tensor_name(name): tensor for name, tensor in weights.load(path).items()}
 
 
+def checkpoint_bytes(state: TrainState) -> int:
+    """What a checkpoint takes on the disk, with the moments that a new optimizer does not have yet: two numbers a weight at most."""
+    kept: int = sum(tensor.nbytes for module in (state.model, state.ema.model) for tensor in module.state_dict().values())
+    moments: int = 2 * sum(p.nbytes for optimizer in state.optimizers for group in optimizer.param_groups for p in group["params"])
+    return kept + moments
+
+
 def state_tensors(state: TrainState) -> dict[str, dict[str, Tensor]]:
     """The tensors of each file of a checkpoint."""
     return {

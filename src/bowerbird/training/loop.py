@@ -29,7 +29,7 @@ from bowerbird.training.budget import forecast as forecast_run
 from bowerbird.training.checkpoint import SAVE_SECONDS
 from bowerbird.training.memory import no_trace
 from bowerbird.training.optimizer import decay_start, learning_rate, set_learning_rate
-from bowerbird.training.parallel import World, join_world
+from bowerbird.training.parallel import World, device_of_process, join_world
 from bowerbird.training.report import write_tensorboard
 from bowerbird.training.resume import start_or_resume
 from bowerbird.training.run import Run, Setup, keep_checkpoint, locked, seen_of
@@ -55,7 +55,8 @@ def train(
     With a budget a new run begins with a forecast, and its hours become a number of pictures, which a resumed run finds again.
     Raises RunError when `out` is locked or belongs to another recipe, Stopped (exit code 75) after a signal.
     """
-    device, disk = device or hardware.choose_device(), disk or Disk()
+    device = device_of_process(device or hardware.choose_device(), torch.cuda.device_count())
+    disk = disk or Disk()
     ensure_folder(disk, out)
     with join_world(device) as world, locked(out, world), StopSignals() as stop:
         try:
@@ -114,7 +115,9 @@ def _trial(setup: Setup, budget: Budget, beside: Path | None) -> Forecast:
         silent = replace(setup, out=Path(folder), pictures=few, disk=Disk(), hours=None, on_progress=lambda event: None)
         run = start_or_resume(silent)
         assert run is not None, "the folder is new"
-        return forecast_run(run, lambda: _update(run), budget, pictures, setup.on_progress)
+        plan = forecast_run(run, lambda: _update(run), budget, pictures, setup.on_progress)
+    setup.world.wait()  # until all have cleared away theirs, for what goes on may clear up, too
+    return plan
 
 
 def _run_to_the_end(run: Run) -> None:

@@ -87,7 +87,7 @@ def require_memory(run: Run) -> None:
         return memory.peak(math.ceil(micro_batch / processes), gradients_wait=processes > 1 or micro_batch < train.batch)
 
     size = train.micro_batch or train.batch
-    if needed(size) <= free:
+    if not run.world.agree(needed(size) > free):
         return
     fitting = [micro for micro in range(1, size) if train.batch % micro == 0 and needed(micro) <= free]
     advice = f"--set train.micro_batch={fitting[-1]}" if fitting else "a smaller network or data.size"

@@ -7,7 +7,7 @@ gone on with on one or four.  The main process (rank 0) alone writes.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,6 +20,8 @@ from torch import Tensor
 
 from bowerbird.errors import RunError
 
+# Gradients are summed where they are; everything else, such as whether to stop, between processors.
+BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 HANG_SECONDS = 300  # a process that answers nothing for so long is given up; one that dies is noticed at once
 
 
@@ -44,14 +46,16 @@ class World:
         return bool(self.all_reduce(torch.tensor(float(flag)))) if self.size > 1 else flag
 
     def all_reduce(self, part: Tensor) -> Tensor:
-        """The sum over processes, in place."""
-        if self.size > 1:
-            dist.all_reduce(part)
-        return part
+        """The sum over processes.  It travels between processors, whatever device `part` is on: such sums are small."""
+        if self.size == 1:
+            return part
+        whole = part.detach().cpu().clone()
+        dist.all_reduce(whole)
+        return whole.to(part.device)
 
-    def broadcast(self, number: int) -> int:
+    def broadcast(self, number: float) -> float:
         """The main process' number, on all."""
-        return int(self.all_reduce(torch.tensor(number if self.is_main else 0)))
+        return float(self.all_reduce(torch.tensor(number if self.is_main else 0.0, dtype=torch.float64)))
 
     def all_gather(self, rows: NDArray[np.float64], start: int, count: int) -> NDArray[np.float64]:
         """Rows start.. of an array of `count` rows, from each process its own -> the whole array, on all."""
@@ -61,8 +65,7 @@ class World:
 
     def wait(self) -> None:
         """Until every process has come here."""
-        if self.size > 1:
-            dist.barrier()
+        self.agree(False)  # an answer takes all; a barrier would choose a device for itself
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
@@ -74,6 +77,23 @@ class World:
             self.wait()
 
 
+def device_of_process(device: torch.device, count: int, environment: Mapping[str, str] = os.environ) -> torch.device:
+    """The device of this process: where torchrun started several, each takes the GPU of its own number on this machine.
+
+    count: GPUs of the machine.  RunError when there are too few, or when all are to share one.
+    """
+    if int(environment.get("WORLD_SIZE", "1")) == 1 or device.type == "cpu":
+        return device
+    if device.type not in BACKENDS:
+        raise RunError(f"several processes cannot train on {device.type!r} together. Use --device cpu, or one process.")
+    local, here = int(environment.get("LOCAL_RANK", "0")), int(environment.get("LOCAL_WORLD_SIZE", environment["WORLD_SIZE"]))
+    if device.index is not None and here > 1:
+        raise RunError(f"{here} processes cannot share {str(device)!r}: each takes a GPU of its own. Use --device cuda.")
+    if here > count:
+        raise RunError(f"{here} processes were started here, and there are {count} GPUs. Start no more: torchrun --nproc-per-node {count}")
+    return torch.device("cuda", device.index if device.index is not None else local)
+
+
 @contextmanager
 def join_world(device: torch.device) -> Iterator[World]:
     """The processes that torchrun started, or this one alone.  RunError when another of them is gone."""
@@ -81,7 +101,9 @@ def join_world(device: torch.device) -> Iterator[World]:
     if size == 1:
         yield World()
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=HANG_SECONDS))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group(BACKENDS[device.type], timeout=timedelta(seconds=HANG_SECONDS))
     try:
         yield World(dist.get_rank(), size)
     except RuntimeError as error:

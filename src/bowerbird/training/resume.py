@@ -14,13 +14,14 @@ from bowerbird.data.splits import SMALLEST_SPLIT
 from bowerbird.errors import ModelError, RunError
 from bowerbird.generate import open_autoencoder
 from bowerbird.locate import locate
-from bowerbird.model_folder import MANIFEST, Model, open_model_folder
+from bowerbird.model_folder import MANIFEST, About, Model, open_model_folder
 from bowerbird.models.autoencoder import Autoencoder
 from bowerbird.progress import OnProgress, note
 from bowerbird.recipe import FREE_FIELDS, Recipe, check_recipe, differing_fields, write_recipe
-from bowerbird.run_folder import CHECKPOINT_MANIFEST, RunState, newest_verified, read_run_state, write_run_state
+from bowerbird.run_folder import CHECKPOINT_MANIFEST, RunState, entries, newest_verified, read_run_state, write_run_state
 from bowerbird.storage import remove_temporary, require_free, verify_folder, write_file
-from bowerbird.training.checkpoint import load_checkpoint, new_state, read_provenance, state_tensors
+from bowerbird.threads import allowed_processors, chosen_by_hand
+from bowerbird.training.checkpoint import checkpoint_bytes, load_checkpoint, new_state, read_provenance
 from bowerbird.training.objectives import Objective, choose_objective
 from bowerbird.training.optimizer import decay_start
 from bowerbird.training.record import Record
@@ -35,8 +36,8 @@ def start_or_resume(setup: Setup) -> Run | None:
     objective = choose_objective(recipe, setup.pictures, device, precision, setup.on_progress)
     provenance = _provenance(setup, objective, precision)
     checkpoint, run_state = _checkpoint_to_resume(setup, left_off, provenance)
-    if checkpoint is not None and run_state.finished:
-        return None
+    if checkpoint is not None and run_state.finished and newest_verified(out / "models", MANIFEST, setup.on_progress) is not None:
+        return None  # without a model the last checkpoint makes it again
     model = _network(setup, objective, new=checkpoint is None)
     own = {field.name: getattr(setup, field.name) for field in fields(Setup)}
     record = Record(out / "metrics.jsonl")
@@ -110,12 +111,18 @@ def _begin(run: Run) -> None:
     _advise(run)
     for name in ("models", "checkpoints", "samples"):
         (run.out / name).mkdir(exist_ok=True)
-    bytes_a_checkpoint = sum(t.nbytes for tensors in state_tensors(run.state).values() for t in tensors.values())
-    require_free(run.out, 4 * bytes_a_checkpoint, "this run (three checkpoints and its models)")
+    require_free(run.out, disk_bytes(run), "this run (its checkpoints and models)")
     write_file(run.disk, run.out / "recipe.toml", write_recipe(run.recipe).encode())
     write_file(run.disk, run.out / "data.json", run.pictures.report_json())
     write_run_state(run.disk, run.out, RunState())
     keep_checkpoint(run)
+
+
+def disk_bytes(run: Run) -> int:
+    """The most that a run takes at a time: three checkpoints are kept and two models, and one more of each is written before one goes."""
+    autoencoder = run.objective.model(run.state.ema.model, About()).space.autoencoder
+    model: int = sum(t.nbytes for module in (run.state.ema.model, autoencoder) for t in module.state_dict().values())
+    return 4 * checkpoint_bytes(run.state) + 3 * model
 
 
 def _clear_up(run: Run, run_state: RunState) -> None:
@@ -130,9 +137,12 @@ def _clear_up(run: Run, run_state: RunState) -> None:
 def _left_off(setup: Setup) -> str | None:
     """The newest checkpoint that verifies, None in a new folder.  RunError when it is of another recipe: nothing else is worth opening."""
     out, recipe = setup.out, setup.recipe
-    name = _verified(setup, read_run_state(out, setup.on_progress).checkpoint)
+    run_state = read_run_state(out, setup.on_progress)
+    name = _verified(setup, run_state.checkpoint)
     if name is None:
+        _refuse_to_begin_anew(setup, run_state)
         return None
+    _take_threads_of(setup, read_provenance(out / "checkpoints" / name))
     old = check_recipe(read_provenance(out / "checkpoints" / name)["recipe"])
     changed = [field for field in differing_fields(old, recipe) if field not in FREE_FIELDS]
     if changed:
@@ -140,6 +150,23 @@ def _left_off(setup: Setup) -> str | None:
             f"{str(out)!r} was started with another recipe: {', '.join(changed)} differ. Use the same settings, or another --out."
         )
     return name
+
+
+def _refuse_to_begin_anew(setup: Setup, run_state: RunState) -> None:
+    """RunError where a run has been, and no checkpoint of it is intact: to begin anew would delete its models and its record."""
+    out = setup.out
+    if run_state.checkpoint is None and not entries(out / "models") and not entries(out / "checkpoints"):
+        return
+    model = newest_verified(out / "models", MANIFEST, setup.on_progress)
+    rescue = f"Its model is intact: paint with it, or begin a new run from it with --init {out} --out NEW." if model else ""
+    raise RunError(f"no checkpoint of {str(out)!r} is intact, so the run cannot go on. {rescue or 'Begin a new run with another --out.'}")
+
+
+def _take_threads_of(setup: Setup, provenance: dict[str, Any]) -> None:
+    """As many threads as the run began with, unless somebody said how many: with others it would not be bit-identical."""
+    threads = provenance.get("threads")
+    if setup.device.type == "cpu" and not chosen_by_hand() and isinstance(threads, int) and 0 < threads <= allowed_processors():
+        torch.set_num_threads(threads)
 
 
 def _checkpoint_to_resume(setup: Setup, name: str | None, provenance: dict[str, Any]) -> tuple[Path | None, RunState]:

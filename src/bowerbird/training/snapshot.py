@@ -13,7 +13,7 @@ from bowerbird.run_folder import entries, free_entry, read_run_state, write_run_
 from bowerbird.storage import write_file
 from bowerbird.training.report import write_report
 from bowerbird.training.run import Run
-from bowerbird.training.validation import Best, better, validate
+from bowerbird.training.validation import takes_the_title, validate
 
 MAX_FRAMES = 100
 MAX_SNAPSHOTS = 40  # a small folder has short epochs; painting a grid after each ten of them would take most of the time
@@ -37,10 +37,9 @@ def take_snapshot(run: Run) -> None:
     save_model(run.disk, run.out / "models" / name, run.objective.model(state.ema.model, about), grid)
     write_file(run.disk, run.out / "samples" / f"epoch-{state.seen // len(run.pictures.train):04d}.png", grid)
 
-    is_best = validation is None or better(validation.scores, state.best.scores, recipe.data.seed)
-    if is_best and validation:
-        first = state.best.first or tuple(validation.losses)
-        state.best = Best(first=first, scores=tuple(validation.scores))
+    is_best = validation is None or takes_the_title(validation.scores, state.best.scores, recipe.data.seed)
+    if validation:
+        state.best = state.best.with_(validation)
     before = read_run_state(run.out)
     write_run_state(run.disk, run.out, before.model_copy(update={"latest": name, "best": name if is_best else before.best}))
     if validation:

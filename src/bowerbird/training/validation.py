@@ -25,11 +25,20 @@ RESAMPLES = 200
 
 
 class Best(BaseModel):
-    """The best snapshot so far; part of every checkpoint, because it decides what `best` becomes."""
+    """The best scores there were; part of every checkpoint, because they decide what the run's best model becomes.
+
+    A later snapshot within the margin of these takes the title, but they stay: compared with one another, each a little worse
+    than the last, snapshots would drift far from the best.
+    """
 
     model_config = ConfigDict(frozen=True)
     first: tuple[float, ...] = ()  # mean of each loss at the first validation; the unit of the scores
     scores: tuple[float, ...] = ()  # one number a picture
+
+    def with_(self, validation: Validation) -> Best:
+        """The best of before and now."""
+        lower = len(self.scores) != len(validation.scores) or validation.score < float(np.mean(self.scores))
+        return Best(first=self.first or tuple(validation.losses), scores=tuple(validation.scores) if lower else self.scores)
 
 
 @dataclass(frozen=True)
@@ -64,10 +73,10 @@ def validate(
     return Validation(float(scores.mean()), scores, losses.mean(0))
 
 
-def better(new: NDArray[np.float64], old: tuple[float, ...], seed: int) -> bool:
-    """Whether the newer snapshot takes the title.  Within the 95 % bootstrap interval of the difference the later one wins."""
-    if len(old) != len(new):
+def takes_the_title(new: NDArray[np.float64], best: tuple[float, ...], seed: int) -> bool:
+    """Whether the newest snapshot is as good as the `best` there was: within the 95 % bootstrap interval of the difference."""
+    if len(best) != len(new):
         return True
-    difference = new - np.array(old)
+    difference = new - np.array(best)
     rows = draws.generator(seed, "bootstrap", 0).integers(0, len(difference), (RESAMPLES, len(difference)))
     return float(np.quantile(difference[rows].mean(1), 0.025)) <= 0
