@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from torch import Tensor, nn
 
 from bowerbird import __version__, weights
 from bowerbird.conditions import Condition, known_conditions, network_parts
@@ -32,10 +33,12 @@ from bowerbird.models.denoiser import Denoiser, DenoiserSpec
 from bowerbird.models.transformer import Transformer, TransformerConfig
 from bowerbird.models.unet import UNet, unet_class
 from bowerbird.pretrained.autoencoders import open_pretrained_autoencoder
+from bowerbird.pretrained.configs import class_arguments, read_config
 from bowerbird.storage import Disk, verify_folder, write_folder
 
 MANIFEST = "bowerbird.json"
 Config = TypeVar("Config")
+Network = TypeVar("Network", bound=nn.Module)
 _UNET_WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 _TRANSFORMER_WEIGHTS = "transformer/model.safetensors"
 _VAE_WEIGHTS = f"vae/{ConvAutoencoder.weights_name}"
@@ -46,16 +49,16 @@ class SamplingDefaults(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     sampler: str
-    steps: int
-    guidance: float = 1.0
+    steps: int = Field(ge=1, le=10_000)
+    guidance: float = Field(1.0, ge=0, le=100)
 
 
 class LatentScale(BaseModel):
     """Mean and standard deviation of each channel of the latents that a model learnt on."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[Annotated[float, Field(gt=-1e6, lt=1e6)], ...]
+    std: tuple[Annotated[float, Field(gt=0, lt=1e6)], ...]
 
 
 class About(BaseModel):
@@ -79,6 +82,14 @@ class Manifest(About):
     conditions: dict[str, dict[str, Any]] = {}
     sampling: SamplingDefaults | None = None
     files: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _whole(self) -> Manifest:
+        if (self.denoiser is None) != (self.kind == "autoencoder"):
+            raise ValueError("an autoencoder has no denoiser, and everything else has one")
+        if self.denoiser is not None and self.sampling is None:
+            raise ValueError("what paints says how: sampling is missing")
+        return self
 
 
 @dataclass(frozen=True)
@@ -152,23 +163,49 @@ def open_model_folder(folder: Path, manifest: Manifest | None = None) -> Model:
     about = About(**manifest.model_dump(include=set(About.model_fields)))
     if manifest.denoiser is None:
         return Model(None, LatentSpace(_open_autoencoder(folder)), about=about)
+    network, shape = _open_network(folder), manifest.denoiser.sample_shape
     space = LatentSpace(Rgb())
     if manifest.latents is not None:
-        space = LatentSpace(_open_autoencoder(folder), manifest.latents.mean, manifest.latents.std)
-    return Model(
-        Denoiser(_open_network(folder), manifest.denoiser).eval(), space, _open_conditions(folder, manifest), manifest.sampling, about
-    )
+        autoencoder = _open_autoencoder(folder)
+        if not len(manifest.latents.mean) == len(manifest.latents.std) == autoencoder.channels == shape[0]:
+            raise ModelError(f"the manifest of {str(folder)!r} tells of other latents than its autoencoder makes. Use another copy.")
+        space = LatentSpace(autoencoder, manifest.latents.mean, manifest.latents.std)
+    channels, patch = (network.config.channels, network.config.patch) if isinstance(network, Transformer) else (network.channels, 1)
+    if channels != shape[0] or shape[1] % patch or shape[2] % patch:
+        raise ModelError(f"the manifest of {str(folder)!r} tells of samples {shape}, which its network cannot take. Use another copy.")
+    return Model(Denoiser(network, manifest.denoiser).eval(), space, _open_conditions(folder, manifest), manifest.sampling, about)
 
 
 def _open_network(folder: Path) -> Transformer | UNet:
     if not (folder / "transformer").is_dir():
-        unet = UNet(unet_class().from_config(_read_json(folder / "unet/config.json")))
-        weights.load_into(unet.network, weights.load(folder / _UNET_WEIGHTS), str(folder / "unet"))
-        return unet
-    config = _checked(TransformerConfig, upgrade_transformer(_read_json(folder / "transformer/config.json")), folder)
-    network = Transformer(config, network_parts(config.conditions, config.width))
+        place, kind = folder / "unet/config.json", unet_class()
+        settings = class_arguments(kind, read_config(place), place)
+        return UNet(_with_weights(lambda: kind(**settings), weights.load(folder / _UNET_WEIGHTS), folder / "unet"))
+    config = _checked(TransformerConfig, upgrade_transformer(read_config(folder / "transformer/config.json")), folder)
     tensors = {upgrade_tensor_name(name): tensor for name, tensor in weights.load(folder / _TRANSFORMER_WEIGHTS).items()}
-    weights.load_into(network, tensors, str(folder / "transformer"))
+
+    def build() -> Transformer:
+        return Transformer(config, network_parts(config.conditions, config.width))
+
+    return _with_weights(build, tensors, folder / "transformer")
+
+
+def _with_weights(build: Callable[[], Network], tensors: Mapping[str, Tensor], place: Path) -> Network:
+    """The network that `build` makes, holding `tensors`.  ModelError when its config describes another, or none.
+
+    It is built without memory first, where it takes none however large it is: a config may ask for more than there is.
+    """
+    try:
+        with torch.device("meta"):
+            weights.check_fit(build(), tensors, str(place))
+    except ModelError:
+        raise
+    except Exception as error:  # whatever torch and diffusers raise for numbers that make no network
+        raise ModelError(
+            f"the config in {str(place)!r} describes no network: {str(error).splitlines()[0][:200]}. Use another copy."
+        ) from error
+    network = build()
+    weights.load_into(network, tensors, str(place))
     return network
 
 
@@ -181,12 +218,11 @@ def _open_conditions(folder: Path, manifest: Manifest) -> dict[str, Condition]:
 
 def _open_autoencoder(folder: Path) -> Autoencoder:
     """The autoencoder in the `vae` of a verified folder."""
-    config = _read_json(folder / "vae/config.json")
+    config = read_config(folder / "vae/config.json")
     if config.pop("_class_name", None) != OURS:
         return open_pretrained_autoencoder(folder / "vae")
-    autoencoder = ConvAutoencoder(_checked(AutoencoderConfig, config, folder))
-    weights.load_into(autoencoder, weights.load(folder / _VAE_WEIGHTS), str(folder / "vae"))
-    return autoencoder.eval()
+    settings = _checked(AutoencoderConfig, config, folder)
+    return _with_weights(lambda: ConvAutoencoder(settings), weights.load(folder / _VAE_WEIGHTS), folder / "vae").eval()
 
 
 def _parts(model: Model, samples_png: bytes) -> Iterator[tuple[str, bytes]]:
@@ -238,18 +274,14 @@ def _json(document: dict[str, Any]) -> bytes:
     return json.dumps(document, indent=1).encode()
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _checked(kind: type[Config], config: dict[str, Any], folder: Path) -> Config:
+    """The config as its class, every number within its bounds."""
+    unknown = sorted(config.keys() - {each.name for each in fields(kind)})  # type: ignore[arg-type]
+    if unknown:
+        raise ModelError(f"a config of {str(folder)!r} has a field {unknown[0]!r}, which this Bowerbird does not know. Upgrade it.")
     try:
-        document = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{str(path)!r} is missing or damaged. Restore it, or use another copy.") from error
-    if not isinstance(document, dict):
-        raise ModelError(f"{str(path)!r} is not a table of settings. Restore it, or use another copy.")
-    return document
-
-
-def _checked(kind: Callable[..., Config], config: dict[str, Any], folder: Path) -> Config:
-    try:
-        return kind(**config)
-    except TypeError as error:
-        raise ModelError(f"a config of {str(folder)!r} has other fields than this Bowerbird knows: {error}.") from error
+        return TypeAdapter(kind).validate_python(config)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ModelError(f"a config of {str(folder)!r} is wrong at {where!r}: {first['msg']}. Use another copy.") from error

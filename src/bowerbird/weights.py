@@ -130,12 +130,17 @@ def _is_finite(tensor: Tensor) -> bool:
 
 
 def load_into(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Put tensors into a module; ModelError when names or shapes do not match exactly."""
+    """Put tensors into a module; ModelError when names or shapes do not match exactly, or a number is none."""
+    check_fit(module, tensors, where)
+    check_numbers(tensors, where)
+    module.load_state_dict(dict(tensors))
+
+
+def check_fit(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
+    """ModelError when names or shapes do not match exactly."""
     own = module.state_dict()
     wrong = sorted(own.keys() ^ tensors.keys()) or [k for k in own if own[k].shape != tensors[k].shape]
     if wrong:
         raise ModelError(
             f"{where} does not fit its config: {len(wrong)} tensors differ, the first is {wrong[0]!r}. Use the weights saved with it."
         )
-    check_numbers(tensors, where)
-    module.load_state_dict(dict(tensors))

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 # name: (channels at 1/2, 1/4, 1/8, 1/16, 1/32 of the resolution; residual blocks at each).  A level has a quarter of
@@ -69,9 +70,9 @@ class Rgb(Autoencoder):
 class AutoencoderConfig:
     """Everything that decides the shapes of the weights.  widths, blocks: from half resolution down to the latents."""
 
-    channels: int
-    widths: Sequence[int]
-    blocks: Sequence[int]
+    channels: Annotated[int, Field(ge=1, le=512)]
+    widths: Annotated[Sequence[Annotated[int, Field(ge=1, le=8_192)]], Field(min_length=1, max_length=6)]
+    blocks: Annotated[Sequence[Annotated[int, Field(ge=0, le=64)]], Field(min_length=1, max_length=6)]
 
 
 class ConvAutoencoder(Autoencoder):

@@ -6,16 +6,18 @@ such network once, at loading; samplers, losses and guidance see the contract al
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from bowerbird.diffusion.guidance import Clip, dynamic_threshold, within
 from bowerbird.diffusion.prediction import PREDICTIONS, expand
 from bowerbird.diffusion.schedule import VPSchedule, cosine_betas, linear_betas, scaled_linear_betas
 from bowerbird.models.conditioning import Cond
+
+Side = Annotated[int, Field(ge=1, le=8_192)]
 
 
 class Betas(BaseModel):
@@ -24,9 +26,9 @@ class Betas(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["linear", "scaled-linear", "cosine"] = "linear"
-    num_steps: int = 1000
-    start: float = 1e-4
-    end: float = 0.02
+    num_steps: int = Field(1000, ge=1, le=10_000)
+    start: float = Field(1e-4, gt=0, lt=1)
+    end: float = Field(0.02, gt=0, lt=1)
 
     def schedule(self) -> VPSchedule:
         if self.kind == "cosine":  # has no start and end
@@ -60,12 +62,20 @@ class DenoiserSpec(BaseModel):
     prediction: Literal["eps", "v", "x0", "flow", "edm"]
     time: Literal["timestep", "log-sigma", "flow-t"]  # the form in which the network is told the noise level
     betas: Betas | None = None  # of those who predict eps or v
-    sigma_min: float
-    sigma_max: float
-    sigma_data: float  # standard deviation of the pictures: 0.5 for pixels, 1 for normalised latents
-    sample_shape: tuple[int, int, int]  # (C, H, W)
+    sigma_min: float = Field(gt=0, lt=1e6)
+    sigma_max: float = Field(gt=0, lt=1e6)
+    sigma_data: float = Field(gt=0, lt=1e3)  # standard deviation of the pictures: 0.5 for pixels, 1 for normalised latents
+    sample_shape: tuple[Annotated[int, Field(ge=1, le=512)], Side, Side]  # (C, H, W)
     clip_x0: bool = False  # pixels never leave -1..1, so a sampler may clip its estimate
     steps: Steps | None = None  # of a model trained elsewhere: its own ddpm and ddim step as diffusers does
+
+    @model_validator(mode="after")
+    def _possible(self) -> DenoiserSpec:
+        if not self.sigma_min < self.sigma_max:
+            raise ValueError("sigma_min must be below sigma_max")
+        if self.betas is None and (self.prediction in ("eps", "v") or self.time == "timestep"):
+            raise ValueError("a network that predicts eps or v, or is told timesteps, needs betas")
+        return self
 
 
 class Denoiser(nn.Module):

@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from bowerbird.models.conditioning import Cond, NetworkPart, Steering
@@ -34,18 +35,24 @@ HEAD_OF_ROTARY = 10_000.0  # slowest rotary frequency, as in RoFormer (arXiv:210
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Everything that decides the shapes of the weights; saved as config.json."""
+    """Everything that decides the shapes of the weights; saved as config.json.  Bounds hold for what is read from a file."""
 
-    width: int
-    depth: int
-    heads: int
-    patch: int
-    channels: int = 3
-    dropout: float = 0.0
-    stem_channels: int = 0  # of the convolutions at full resolution around the transformer; 0 leaves them out
+    width: Annotated[int, Field(ge=8, le=16_384)]
+    depth: Annotated[int, Field(ge=1, le=256)]
+    heads: Annotated[int, Field(ge=1, le=256)]
+    patch: Annotated[int, Field(ge=1, le=64)]
+    channels: Annotated[int, Field(ge=1, le=512)] = 3
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    stem_channels: Annotated[int, Field(ge=0, le=4_096)] = (
+        0  # of the convolutions at full resolution around the transformer; 0 leaves them out
+    )
     absolute: bool = False  # whether tokens are also told where in the picture they lie; the first models knew distances alone
-    max_frequency: float = 1000.0  # how finely the network tells noise levels apart (FourierFeatures); 1000 is that of the first models
-    conditions: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # the shape of each condition's part, by name
+    max_frequency: Annotated[float, Field(gt=0, le=1e6)] = (
+        1000.0  # how finely the network tells noise levels apart (FourierFeatures); 1000 is that of the first models
+    )
+    conditions: Mapping[str, Mapping[str, Annotated[int, Field(ge=0, le=1_000_000)]]] = field(
+        default_factory=dict
+    )  # the shape of each condition's part, by name
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -30,6 +30,7 @@ class UNet(nn.Module):
     def __init__(self, network: UNet2DModel) -> None:
         super().__init__()
         self.network = network
+        self.channels = int(network.config["in_channels"])
 
     def forward(self, x: Tensor, time: Tensor, cond: Cond | None = None) -> Tensor:
         label = (cond or {}).get("label")
