@@ -52,13 +52,12 @@ def test_two_processes_equal_one(picture_folder: Path, alone: Path, tmp_path: Pa
 def test_a_dead_process_ends_all_and_one_process_goes_on(picture_folder: Path, tmp_path: Path, rank: int) -> None:
     recipe = tiny_recipe(train={"pictures": 800})
     whole = torchrun(picture_folder, tmp_path / "run", recipe)
-    deadline = time.monotonic() + 60
     while len(losses(tmp_path / "run")) < 5:
-        assert time.monotonic() < deadline
+        assert whole.poll() is None, (tmp_path / "run.log").read_text()
         time.sleep(0.02)
     workers = workers_of(whole.pid)
     os.kill(workers[rank], signal.SIGKILL)
-    assert whole.wait(60) != 0
+    assert whole.wait() != 0
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
     said = (tmp_path / "run.log").read_text()
     assert "another of the 2 processes has ended" in said and "loop.py" not in said  # a sentence, no traceback of ours
