@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tarfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 
 from bowerbird.data import open_pictures
 from bowerbird.data.decode import BOX_MARGIN, Box, window
+from bowerbird.data.layouts import describe, find_layouts
 from bowerbird.data.layouts.cub import Attribute, Part
 from bowerbird.data.layouts.cub import find as find_cub
 from bowerbird.data.pictures import list_files
@@ -310,6 +312,57 @@ def test_a_list_beyond_all_measure_is_refused_by_its_size(cub: Path, tmp_path: P
     os.truncate(home / "CUB_200_2011/images.txt", 200 * 2**20)
     with pytest.raises(PictureFolderError, match="it has 200 MiB; at most 100"):
         open_pictures(home, 16)
+
+
+def damaged(data: bytes, draw: np.random.Generator) -> bytes:
+    """Cut short, with bytes changed, with a piece of itself put in elsewhere, or something else altogether."""
+    cut, place = int(draw.integers(len(data))), int(draw.integers(len(data)))
+    match draw.integers(5):
+        case 0:
+            return data[:cut]
+        case 1:
+            changed = bytearray(data)
+            for where in draw.integers(len(data), size=5):
+                changed[where] = draw.integers(256)
+            return bytes(changed)
+        case 2:
+            return data[:place] + data[cut:] + data[:cut]
+        case 3:
+            return data.replace(b"1", [b"-1", b"1e400", b"\xff", b"99999999999999999999", b'"'][draw.integers(5)])
+        case _:
+            return bytes(draw.integers(256, size=300, dtype=np.uint8))
+
+
+def test_damaged_lists_never_do_worse_than_one_sentence(cub: Path, tmp_path: Path) -> None:
+    """120 damaged tables, JSONs, sidecars and lists of CUB: each is read, passed over with a problem told, or refused by our own error."""
+    home = shutil.copytree(cub, tmp_path / "birds")
+    image = f"CUB_200_2011/images/{CUB_IMAGES[0]}"
+    (home / "metadata.csv").write_text(f'file_name,text,label\n{image},"a bird, 1",1\n')
+    (home / "metadata.jsonl").write_text(json.dumps({"file_name": image, "text": ["a bird", "1"], "label": 1}) + "\n")
+    (home / "captions.json").write_text(coco([{"id": 1, "file_name": image}], [{"image_id": 1, "caption": "a bird"}]))
+    (home / image).with_suffix(".txt").write_text("a bird, 1")
+    files = list_files(home).files
+    lists = sorted({path for layout in find_layouts(files, home) for path in layout.lists})
+    assert len(lists) > 15
+    draw, outcomes = np.random.default_rng(0), Counter[str]()
+    for path in lists:
+        whole = (home / path).read_bytes()
+        for _ in range(120 // len(lists)):
+            (home / path).write_bytes(damaged(whole, draw))
+            files = list_files(home).files
+            try:
+                found = find_cub(files, home)
+                said = describe(home, files, find_layouts(files, home), [image])
+                assert found is not None and all("\n" not in problem for problem in said.problems)
+                assert all(isinstance(text, str) and text.isprintable() for texts in said.captions.values() for text in texts)
+                for read in (found.boxes, found.attributes, found.parts):
+                    read(home, files)
+                outcomes["problem" if said.problems else "read"] += 1
+            except PictureFolderError as error:
+                assert "\n" not in str(error) and len(str(error)) < 500
+                outcomes["refused"] += 1
+        (home / path).write_bytes(whole)
+    assert min(outcomes[kind] for kind in ("read", "problem", "refused")) > 5
 
 
 # ------------------------------------------------------------------------------------------------ bounding boxes

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from bowerbird.data.decode import Box, Rejected, read, signature
 from bowerbird.data.layouts.layout import Files, Said
-from bowerbird.data.layouts.lists import clean, columns, decoded, distinct, read_bytes, unreadable
+from bowerbird.data.layouts.lists import clean, columns, decoded, distinct, read_bytes, shown, unreadable
 from bowerbird.data.names import printable
 
 _NAME = "CUB-200-2011"
@@ -70,7 +70,9 @@ class Cub:
         said.labels = {path: _class_name(path) for path in images.values()}
         for number, flag in columns(root, self.folder + _SPLIT, files, "image_id is_training_image", _NAME):
             if flag not in ("0", "1"):
-                raise unreadable(self.folder + _SPLIT, _NAME, f"picture {number!r} has {flag!r} for is_training_image, which is 0 or 1")
+                raise unreadable(
+                    self.folder + _SPLIT, _NAME, f"picture {shown(number)} has {shown(flag)} for is_training_image, which is 0 or 1"
+                )
             if number in images:
                 said.held[images[number]] = flag == "0"
             else:
@@ -90,7 +92,7 @@ class Cub:
         for number, *words in columns(root, path, files, "image_id x y width height", _NAME):
             left, top, width, height = (_number(word, path) for word in words)
             if width <= 0 or height <= 0:
-                raise unreadable(path, _NAME, f"picture {number!r} has a box of {width:g} x {height:g} px")
+                raise unreadable(path, _NAME, f"picture {shown(number)} has a box of {width:g} x {height:g} px")
             if number in images:
                 found[images[number]] = (left, top, width, height)
         return found
@@ -103,8 +105,8 @@ class Cub:
         names = {}
         for number, name in columns(root, names_path, files, "attribute_id attribute_name", _NAME):
             kind, _, value = name.partition("::")
-            names[number.encode()] = (clean(kind), clean(value))
-        images = {number.encode(): path for number, path in self._images(root, files).items()}
+            names[number] = (clean(kind), clean(value))
+        images = self._images(root, files)
         path = self.folder + _LABELS
         try:
             data = read_bytes(root, path, files[path])
@@ -116,7 +118,7 @@ class Cub:
                 path, _NAME, f"{lines - rows:,} of {lines:,} lines are not 'image_id attribute_id is_present certainty_id time'"
             )
         found: dict[str, list[Attribute]] = {}
-        for image, attribute, certainty in _PRESENT_ROW.findall(data):
+        for image, attribute, certainty in (map(bytes.decode, row) for row in _PRESENT_ROW.findall(data)):
             if image in images and attribute in names:
                 found.setdefault(images[image], []).append(Attribute(*names[attribute], int(certainty)))
         return found
@@ -194,5 +196,5 @@ def _number(word: str, path: str) -> float:
     except ValueError:
         value = float("nan")
     if not abs(value) < 1e6:  # also not a number
-        raise unreadable(path, _NAME, f"{printable(word[:40])!r} is no number of pixels")
+        raise unreadable(path, _NAME, f"{shown(word)} is no number of pixels")
     return value

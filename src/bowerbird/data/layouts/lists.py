@@ -61,10 +61,14 @@ def columns(root: Path, path: str, files: Files, names: str, dataset: str) -> li
         if not row:
             continue
         if len(row) != len(wanted):
-            shown = printable(line[:60].strip())
-            raise unreadable(path, dataset, f"line {number} is {shown!r}, which is not {len(wanted)} columns ({names})")
+            raise unreadable(path, dataset, f"line {number} is {shown(line)}, which is not {len(wanted)} columns ({names})")
         rows.append([*row[:-1], row[-1].strip()])
     return rows
+
+
+def shown(text: str) -> str:
+    """What a list says, in quotes, printable and not too long."""
+    return repr(printable(text.strip()[:60]))
 
 
 def unreadable(path: str, dataset: str, reason: str) -> PictureFolderError:
