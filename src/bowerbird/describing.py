@@ -84,4 +84,5 @@ def _square(picture: Image.Image) -> NDArray[np.uint8]:
 
 def _directions(features: NDArray[np.float32]) -> NDArray[np.float32]:
     """Each row divided by its length."""
-    return (features / (np.linalg.norm(features, axis=1, keepdims=True) + _FLAT)).astype(np.float32)
+    directions: NDArray[np.float32] = (features / (np.linalg.norm(features, axis=1, keepdims=True) + _FLAT)).astype(np.float32)
+    return directions
