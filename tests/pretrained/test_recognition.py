@@ -227,3 +227,95 @@ def test_clip_text_becomes_the_published_numbers(tiny: Any):
     assert tokenizer("a", padding="max_length").input_ids == [49406, 320, *[49407] * 75]
     second = tiny("sdxl").painter.parts.tokenizers["tokenizer_2"]
     assert second("a", padding="max_length").input_ids == [49406, 320, 49407, *[0] * 74]  # pads with "!"
+
+
+# A tokenizer of its own
+
+
+@pytest.fixture
+def worded(tiny: Any, tmp_path: Path) -> Path:
+    """The tiny model with a text encoder of three words more."""
+    folder = Path(shutil.copytree(tiny("sd15").folder, tmp_path / "worded"))
+    config = folder / "text_encoder/config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "vocab_size": 49411}))
+    file, name = folder / "text_encoder/model.safetensors", "text_model.embeddings.token_embedding.weight"
+    tensors = load_file(file)
+    more = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
+    save_file({**tensors, name: torch.cat([tensors[name], more])}, file)
+    return folder
+
+
+def tokenizers(folder: Path) -> tuple[Any, Any]:
+    """Ours and the one of transformers, which reads the folder by itself."""
+    from transformers import CLIPTokenizer
+
+    return open_pretrained(folder, CPU).parts.tokenizers["tokenizer"], CLIPTokenizer.from_pretrained(folder / "tokenizer")
+
+
+SAYINGS = ("a photo of <bower>", "a <bower>, blurry", "A Bird's nest!", "")
+
+
+@pytest.mark.parametrize("kept_as", ["tokenizer.json", "vocab.json"])
+def test_words_that_a_model_added_are_read(worded: Path, kept_as: str):
+    """As textual inversion leaves them: `<bower>` is one word, with a number of its own."""
+    from transformers import CLIPTokenizer
+
+    theirs = CLIPTokenizer.from_pretrained(worded / "tokenizer")
+    theirs.add_tokens(["<bower>", "<nest>", *(["nest"] if kept_as == "tokenizer.json" else [])])  # the last is a piece already
+    if kept_as == "tokenizer.json":
+        theirs.save_pretrained(worded / "tokenizer")
+        (worded / "tokenizer/vocab.json").unlink(missing_ok=True)
+    else:
+        (worded / "tokenizer/added_tokens.json").write_text(json.dumps({"<bower>": 49408, "<nest>": 49409}))
+    own, _ = tokenizers(worded)
+    for saying in SAYINGS:
+        assert own(saying).input_ids == theirs(saying).input_ids
+    assert 49408 in own(SAYINGS[0]).input_ids
+
+
+def test_other_words_give_other_numbers(worded: Path):
+    """Two words of the vocabulary change places."""
+    path = worded / "tokenizer/vocab.json"
+    vocabulary = json.loads(path.read_text())
+    vocabulary["bird</w>"], vocabulary["cat</w>"] = vocabulary["cat</w>"], vocabulary["bird</w>"]
+    path.write_text(json.dumps(vocabulary))
+    own, theirs = tokenizers(worded)
+    assert own("a bird").input_ids == theirs("a bird").input_ids == [49406, 320, 2368, 49407]  # which usually is a cat
+
+
+def _mark(folder: Path, **settings: Any) -> None:
+    config = folder / "tokenizer_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), **settings}))
+
+
+UNFIT_WORDS: dict[str, tuple[Any, str]] = {
+    "beyond the text encoder": (
+        lambda f: (f / "added_tokens.json").write_text(json.dumps({f"<{i}>": 49408 + i for i in range(4)})),
+        "up to number 49411, and its text encoder reads 49411 words",
+    ),
+    "a gap": (lambda f: (f / "added_tokens.json").write_text('{"<a>": 49410}'), "do not follow its own"),
+    "two numbers": (lambda f: (f / "added_tokens.json").write_text('{"a</w>": 49408}'), "two numbers"),
+    "no number": (lambda f: (f / "added_tokens.json").write_text('{"<a>": "x"}'), "without its number"),
+    "no merges": (lambda f: (f / "merges.txt").unlink(), "merges.txt.* cannot be read"),
+    "merges of nothing": (lambda f: (f / "merges.txt").write_text("a b c\n"), "not all pairs"),
+    "merges of strangers": (lambda f: (f / "merges.txt").write_text("qqq zzz\n"), "does not fit together"),
+    "no end": (lambda f: (f / "vocab.json").write_text(json.dumps({"a": 0, "<|startoftext|>": 1})), "lacks its eos_token"),
+    "no numbers": (lambda f: (f / "vocab.json").write_text('{"a": "b"}'), "does not number its words"),
+    "numbers from 7": (lambda f: (f / "vocab.json").write_text('{"a": 7}'), "does not number its words"),
+    "not JSON": (lambda f: (f / "tokenizer.json").write_text("{"), "damaged or not JSON"),
+    "another kind": (
+        lambda f: (f / "tokenizer.json").write_text('{"model": {"type": "Unigram", "vocab": []}}'),
+        "no vocabulary of CLIP's kind",
+    ),
+    "no table": (lambda f: (f / "tokenizer.json").write_text('{"model": {"vocab": 3, "merges": 4}}'), "does not number its words"),
+    "another padding": (lambda f: _mark(f, pad_token="<pad>"), "lacks its pad_token, '<pad>'"),
+    "a start that is no word": (lambda f: _mark(f, bos_token={"content": 5}), "lacks its bos_token"),
+}
+
+
+@pytest.mark.parametrize("what", UNFIT_WORDS)
+def test_words_that_do_not_fit_are_refused_in_a_sentence(worded: Path, what: str):
+    spoil, words = UNFIT_WORDS[what]
+    spoil(worded / "tokenizer")
+    with pytest.raises(ModelError, match=words):
+        open_pretrained(worded, CPU)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bowerbird.errors import ModelError
-from bowerbird.reading import read_json
+from bowerbird.reading import MAX_JSON_BYTES, read_json
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 NETWORKS = ("unet", "vae", *TEXT_ENCODERS)
@@ -67,10 +67,10 @@ _MAX_LAYERS = 64
 _MAX_NUMBER = 100_000
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path, limit_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
     """A JSON object as plain data.  ModelError when it is missing, too large, damaged, or asks for code."""
     try:
-        config = read_json(path)
+        config = read_json(path, limit_bytes)
     except OSError as error:
         raise ModelError(f"cannot read {str(path)!r} ({error.strerror}). Download the folder again.") from error
     except ValueError as error:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from bowerbird import weights
 from bowerbird.errors import MissingExtraError, ModelError, UnsafeFileError
-from bowerbird.pretrained.clip import clip_tokenizer, from_open_clip, from_transformers
+from bowerbird.pretrained.clip import clip_tokenizer, clip_vocabulary, from_open_clip, from_transformers
 from bowerbird.pretrained.configs import (
     NETWORKS,
     SCHEDULERS,
@@ -53,11 +53,20 @@ def load_parts(path: Path, found: Recognised, dtype: torch.dtype, prediction: Pr
     """Read the model at `path`, which `recognise` took for `found`, into memory as `dtype`.  ModelError when it is damaged."""
     configs = path if path.is_dir() else found.family.configs
     index = read_index(configs)  # everything small is read and checked first, gigabytes of weights last
-    tokenizers = {name: clip_tokenizer(configs / name) for name in TOKENIZERS if name in index}
+    tokenizers = {name: clip_tokenizer(configs / name, _words_read(configs, name)) for name in TOKENIZERS if name in index}
     schedulers = {name: read_scheduler_config(configs / name / "scheduler_config.json") for name in SCHEDULERS if name in index}
     networks = _networks_of_folder(path, index, dtype) if path.is_dir() else _networks_of_file(path, found.family, index, dtype)
     parts = Parts(found.family, found.ground, "epsilon", networks, tokenizers, schedulers, options_of(index))
     return _settle_prediction(parts, found, prediction)
+
+
+def _words_read(configs: Path, tokenizer: str) -> int:
+    """How many words the text encoder that goes with a tokenizer has."""
+    path = configs / tokenizer.replace("tokenizer", "text_encoder") / "config.json"
+    count = read_config(path).get("vocab_size", len(clip_vocabulary()[0]))
+    if type(count) is not int:
+        raise ModelError(f"{str(path)!r} sets vocab_size = {str(count)[:40]}, where a whole number is expected. Use another copy.")
+    return count
 
 
 def _settle_prediction(parts: Parts, found: Recognised, wanted: Prediction | None) -> Parts:
