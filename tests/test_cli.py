@@ -121,6 +121,9 @@ def test_upscaled_pictures_are_marked_as_enhanced_and_keep_their_names(bowerbird
     opened = []
 
     class Twice:
+        def resolve(self, request):
+            return request
+
         def paint(self, request, on_progress):
             with Image.open(request.image) as picture:
                 yield Painted(picture.resize((16, 16)), 1, request)
@@ -133,6 +136,14 @@ def test_upscaled_pictures_are_marked_as_enhanced_and_keep_their_names(bowerbird
     assert code == 0 and len(opened) == 1
     assert [path.name for path in paths] == ["a.png", "b.png"]
     assert {read_metadata(tmp_path / path).digital_source for path in paths} == {"algorithmicallyEnhanced"}
+
+
+def test_a_model_that_only_varies_does_not_upscale(bowerbird, tmp_path: Path) -> None:
+    """It would give pictures of the same size back, marked as enhanced."""
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    code, out, err = bowerbird("upscale", "starter", "a.png")
+    assert code == 2 and "'starter' paints, it does not enlarge" in err and not out
+    assert not list((tmp_path / "pictures").glob("*"))
 
 
 def test_three_pictures_are_allowed_with_advice(bowerbird, picture_folder: Path, recipe_file: Path, tmp_path: Path) -> None:

@@ -35,9 +35,9 @@ def test_tiles_are_the_whole(factor: int, monkeypatch: pytest.MonkeyPatch) -> No
     whole = autoencoder.encode(picture)
     restored = autoencoder.decode(whole[0])
     monkeypatch.setattr("bowerbird.models.autoencoder.TILE_PX", side // 3 // factor * factor)
-    for tiled, one in zip(autoencoder.encode(picture), whole, strict=True):
-        torch.testing.assert_close(tiled, one, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(autoencoder.decode(whole[0]), restored, rtol=1e-4, atol=1e-4)
+    for tiled, one in zip((*autoencoder.encode(picture), autoencoder.decode(whole[0])), (*whole, restored), strict=True):
+        # processors sum in other orders: a small value among large ones carries the rounding of the large
+        assert (tiled - one).abs().max() < 2e-5 * one.abs().max()
 
 
 def test_tiles_that_see_too_little_show() -> None:

@@ -107,6 +107,17 @@ def test_speeds_change_the_number_of_steps(sd15: PretrainedPainter):
     assert [sd15.resolve(request(steps=None, speed=speed)).steps for speed in ("extreme", "speed", "quality")] == [10, 25, 50]
 
 
+@pytest.mark.parametrize(
+    ("sampler", "steps", "words"),
+    [*((sampler, 1001, "ask for 1000 or fewer") for sampler in painter.SAMPLERS), ("lcm", 51, "lcm cannot take 51 steps")],
+)
+def test_more_steps_than_a_schedule_has_are_refused_before_anything_is_painted(
+    sd15: PretrainedPainter, sampler: str, steps: int, words: str
+):
+    with pytest.raises(RequestError, match=words):
+        sd15.resolve(request(sampler=sampler, steps=steps))
+
+
 def test_models_distilled_to_few_steps_keep_their_sampler(tiny: Any, tmp_path: Path):
     for scheduler, sampler in (("LCMScheduler", "lcm"), ("EulerAncestralDiscreteScheduler", "euler-ancestral")):
         folder = checkpoints.write_diffusers_folder(tmp_path / sampler, tiny("sd15").networks, tiny("sd15").configs)

@@ -217,6 +217,10 @@ def _paint(
     finals: list[dict[str, str]] = []
     with progress_bar() as on_progress:
         painter = open_model(requests[0].model, hardware.choose_device(options.device), opening, on_progress)
+        if enlarged and painter.resolve(requests[0]).strength is not None:  # it would vary them at their size
+            raise RequestError(
+                f"{requests[0].model!r} paints, it does not enlarge. Give Stable Diffusion's x4 upscaler, or generate --image."
+            )
         if as_set is not None:
             paths, requests = [str(path) for path in as_set(painter, on_progress)], []
         for request in requests:

@@ -22,7 +22,7 @@ from bowerbird.pretrained.loading import Parts
 from bowerbird.pretrained.lora import read_lora
 from bowerbird.pretrained.plan import Work, plan
 from bowerbird.pretrained.prompting import count_chunks, said
-from bowerbird.pretrained.samplers import SAMPLERS, own_sampler, scheduler_for, watch
+from bowerbird.pretrained.samplers import SAMPLERS, check_steps, own_sampler, scheduler_for, watch
 from bowerbird.progress import OnProgress, Progress, tell
 from bowerbird.prompts import announced, finish
 from bowerbird.prompts.speeds import Kind, Pace, pace
@@ -103,6 +103,7 @@ class PretrainedPainter:
         )
         if asked.sampler not in SAMPLERS:
             raise RequestError(f"there is no sampler {asked.sampler!r}.{did_you_mean(asked.sampler, SAMPLERS)}")
+        check_steps(asked.steps, asked.sampler, self.parts.schedulers["scheduler"])
         fill: dict[str, Any] = {
             "seed": secrets.randbelow(2**32) if request.seed is None else request.seed,
             "size": request.size or usual_size(request, family.kind, self.native),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bowerbird.errors import RequestError, did_you_mean
+from bowerbird.pretrained.configs import first_line
 
 # name: (class, settings that make it what its name says).  Everything else, such as betas, is the model's own.
 SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -31,6 +32,19 @@ def scheduler_for(sampler: str, config: Mapping[str, Any]) -> Any:
 
     class_name, settings = SAMPLERS[sampler]
     return getattr(diffusers, class_name).from_config({**config, **settings})
+
+
+def check_steps(steps: int, sampler: str, config: Mapping[str, Any]) -> None:
+    """RequestError unless the sampler can take so many steps on the model's noise schedule."""
+    scheduler = scheduler_for(sampler, config)
+    most = int(scheduler.config.num_train_timesteps)
+    if steps <= most:
+        try:
+            scheduler.set_timesteps(steps)
+        except ValueError as error:
+            raise RequestError(f"{sampler} cannot take {steps} steps with this model ({first_line(error)}). Ask for fewer.") from error
+    else:
+        raise RequestError(f"{steps} steps on a schedule of {most} timesteps; ask for {most} or fewer.")
 
 
 def own_sampler(config: Mapping[str, Any]) -> str | None:
