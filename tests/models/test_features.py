@@ -34,7 +34,7 @@ def test_features_are_those_of_the_published_networks(name: str, ramp: Pixels) -
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_weight_files_say_what_they_are(name: str) -> None:
-    about = json.loads(weights.read_header(WEIGHTS / f"{name}.safetensors")["__metadata__"]["about"])
+    about = json.loads(weights.read_header(WEIGHTS / f"{name}.safetensors").metadata["about"])
     assert about["network"] == name
     assert about["licence"] and about["origin"]
     assert about["sha256_of_the_original"] in (WEIGHTS / "README.md").read_text()
