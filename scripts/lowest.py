@@ -1,6 +1,6 @@
 """The lowest version of everything that pyproject.toml allows, as constraints for pip: what `make test-lowest` installs.
 
-    python scripts/lowest.py > lowest.txt
+python scripts/lowest.py > lowest.txt
 """
 
 from __future__ import annotations
