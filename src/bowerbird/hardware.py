@@ -7,11 +7,15 @@ import os
 import platform
 import resource
 import sys
+import time
 from contextlib import AbstractContextManager
+from functools import cache
 
 import torch
 
 from bowerbird.errors import ResourceError, did_you_mean
+
+WORTHWHILE = 1.5  # times as fast as fp32, before bf16 is chosen
 
 
 def choose_device(name: str | None = None) -> torch.device:
@@ -27,10 +31,31 @@ def choose_device(name: str | None = None) -> torch.device:
 
 
 def choose_precision(name: str, device: torch.device) -> str:
-    """'fp32' or 'bf16'; auto is bf16 autocast where the GPU has it, because bf16 on CPUs without AMX is slower than fp32."""
+    """'fp32' or 'bf16'; auto is bf16 autocast where the processor multiplies it, because elsewhere it is slower than fp32."""
     if name != "auto":
         return name
-    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    return "bf16" if device.type == "cpu" and bf16_gain() > WORTHWHILE else "fp32"
+
+
+@cache
+def bf16_gain() -> float:
+    """How many times as fast this CPU multiplies matrices in bf16 as in fp32, asked of it once a process, in some milliseconds.
+
+    With AMX or AVX-512 BF16 it is 4 and more, emulated well below 1: a busy machine blurs that, but does not turn it round.
+    """
+
+    def seconds(dtype: torch.dtype) -> float:
+        square = torch.ones(384, 384, dtype=dtype)
+        best = float("inf")
+        for _ in range(6):
+            started = time.perf_counter()
+            torch.mm(square, square)
+            best = min(best, time.perf_counter() - started)
+        return best
+
+    return seconds(torch.float32) / seconds(torch.bfloat16)
 
 
 def dtype_of(precision: str) -> torch.dtype | None:

@@ -72,11 +72,16 @@ class UNet(Section):
 class Autoencoder(Section):
     """What an autoencoder (model.network = "autoencoder") keeps of a picture, and what it is taught to care for."""
 
-    size: Literal["micro", "small", "base"] = Field("small", description="larger restores better and slower")
+    size: Literal["micro", "small", "wide", "base"] = Field(
+        "small", description="larger restores better and slower; wide: the decoder of base behind the encoder of small"
+    )
     factor: Literal[8, 16, 32] = Field(8, description="pixels a latent covers on each side; twice as many are a quarter of the latents")
     channels: int = Field(16, ge=1, le=512, description="numbers a latent holds; more keep finer detail and are harder to learn on")
     kl: float = Field(3e-4, ge=0, description="pull of the latents towards a standard normal; raise when they are hard to learn on")
     perceptual: float = Field(0.25, ge=0, description="weight of looking alike to an ImageNet network, beside error of pixels; 0: none")
+    noise: float = Field(0.0, ge=0, le=1, description="noise on latents in training, up to this share of theirs; models learn them easier")
+    adversary: float = Field(0.0, ge=0, le=2, description="pull of what looks true against that of the pixels; above 0 edges are crisp")
+    keep_latents: bool = Field(False, description="train the decoder alone (with train.init): latents, and models of them, stay valid")
 
 
 class Condition(Section):
@@ -126,7 +131,7 @@ class Train(Section):
     warmup: int = Field(5_000, ge=0, description="pictures over which the learning rate rises from 0")
     decay: float = Field(0.2, ge=0, le=1, description="last share of the run in which the learning rate falls to 0")
     ema: float = Field(0.10, gt=0, lt=0.28, description="relative width of the weight average (EDM2); narrower for very long runs")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 autocast on GPUs that have it, fp32 elsewhere")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the processor multiplies it, fp32 elsewhere")
     dropout: float = Field(0.0, ge=0, lt=1, description="raise towards 0.2 when the held-out loss rises while the loss falls")
     save_every: int = Field(20_000, ge=1, description="pictures between checkpoints")
 

@@ -21,10 +21,13 @@ from torch import Tensor, nn
 
 # name: (channels at 1/2, 1/4, 1/8, 1/16, 1/32 of the resolution; residual blocks at each).  A level has a quarter of
 # the places of the one before and four times the products at each, so a block costs about the same wherever it stands.
-SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
-    "micro": ((12, 12, 12, 12, 12), (1, 1, 1, 1, 1)),
-    "small": ((24, 48, 96, 192, 384), (1, 2, 4, 4, 4)),
-    "base": ((48, 96, 192, 384, 768), (2, 4, 6, 6, 6)),
+# The first pair is the encoder's, the second the decoder's: what is lost must be invented again, which takes more than leaving it out.
+Levels = tuple[tuple[int, ...], tuple[int, ...]]
+SIZES: dict[str, tuple[Levels, Levels]] = {
+    "micro": (((12, 12, 12, 12, 12), (1, 1, 1, 1, 1)),) * 2,
+    "small": (((24, 48, 96, 192, 384), (1, 2, 4, 4, 4)),) * 2,
+    "wide": (((24, 48, 96, 192, 384), (1, 2, 4, 4, 4)), ((48, 96, 192, 384, 768), (2, 3, 3, 3, 3))),
+    "base": (((48, 96, 192, 384, 768), (2, 4, 6, 6, 6)),) * 2,
 }
 OURS = "BowerbirdAutoencoder"  # the class name in a config.json
 TILE_PX = 512  # pictures larger than this are encoded and decoded in tiles: memory stays that of one tile
@@ -68,11 +71,16 @@ class Rgb(Autoencoder):
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
-    """Everything that decides the shapes of the weights.  widths, blocks: from half resolution down to the latents."""
+    """Everything that decides the shapes of the weights.  widths, blocks: from half resolution down to the latents.
+
+    up_widths, up_blocks: the decoder's, in the same order; empty: as the encoder's.
+    """
 
     channels: Annotated[int, Field(ge=1, le=512)]
     widths: Annotated[Sequence[Annotated[int, Field(ge=1, le=8_192)]], Field(min_length=1, max_length=6)]
     blocks: Annotated[Sequence[Annotated[int, Field(ge=0, le=64)]], Field(min_length=1, max_length=6)]
+    up_widths: Annotated[Sequence[Annotated[int, Field(ge=1, le=8_192)]], Field(max_length=6)] = ()
+    up_blocks: Annotated[Sequence[Annotated[int, Field(ge=0, le=64)]], Field(max_length=6)] = ()
 
 
 class ConvAutoencoder(Autoencoder):
@@ -86,7 +94,7 @@ class ConvAutoencoder(Autoencoder):
         super().__init__()
         self.settings = config
         self.factor, self.channels = 2 ** len(config.widths), config.channels
-        deepest = config.widths[-1]
+        up_widths, up_blocks = config.up_widths or config.widths, config.up_blocks or config.blocks
         # each level is named by how small the picture is there: a deeper autoencoder can begin with a shallower one's levels
         down, up = nn.Sequential(), nn.Sequential()
         finer = 3
@@ -95,19 +103,32 @@ class ConvAutoencoder(Autoencoder):
             down.add_module(f"to_{2 ** (level + 1)}", nn.Sequential(nn.PixelUnshuffle(2), enter, *residuals(width, count)))
             finer = width
         for level in reversed(range(len(config.widths))):
-            leave = Bridge(config.widths[level], 4 * config.widths[level - 1] if level else 12, kernel=1 if level else 3)
-            blocks = residuals(config.widths[level], config.blocks[level])
+            leave = Bridge(up_widths[level], 4 * up_widths[level - 1] if level else 12, kernel=1 if level else 3)
+            blocks = residuals(up_widths[level], up_blocks[level])
             up.add_module(f"from_{2 ** (level + 1)}", nn.Sequential(*blocks, leave, nn.PixelShuffle(2)))
         self.down, self.up = down, up
-        self.to_mean, self.from_latents = Bridge(deepest, config.channels, kernel=1), Bridge(config.channels, deepest, kernel=3)
-        self.to_log_variance = nn.Conv2d(deepest, config.channels, 1)
+        self.to_mean, self.from_latents = Bridge(finer, config.channels, kernel=1), Bridge(config.channels, up_widths[-1], kernel=3)
+        self.to_log_variance = nn.Conv2d(finer, config.channels, 1)
         # latents begin nearly without noise: drowned in it, the decoder would learn nothing from them for a long time
         nn.init.constant_(self.to_log_variance.bias, -6.0)  # type: ignore[arg-type]
 
-    def forward(self, pictures: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What training looks at: the pictures restored from latents drawn with eps (B, C, h, w), and mean and log variance."""
+    def forward(self, pictures: Tensor, eps: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """What training looks at: the pictures restored from latents drawn with eps (B, C, h, w), and mean and log variance.
+
+        noise: (B,) more of it, its standard deviation in those of the picture's latents about 0.  A model that learns on the
+        latents will miss them by as much, and the picture is to survive it (as in l-DeTok).
+        """
         mean, log_variance = self.moments(pictures)
-        return self.restore(mean + (0.5 * log_variance).exp() * eps), mean, log_variance
+        std = (0.5 * log_variance).exp()
+        if noise is not None:
+            added = noise.view(-1, 1, 1, 1) * mean.square().mean((1, 2, 3), keepdim=True).sqrt()
+            std = (std.square() + added.square()).sqrt()
+        return self.restore(mean + std * eps), mean, log_variance
+
+    def keep_encoder(self) -> None:
+        """Let the decoder alone learn from now on."""
+        for part in (self.down, self.to_mean, self.to_log_variance):
+            part.requires_grad_(False)
 
     def moments(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance of the latents, (B, C, h, w) each."""
@@ -134,8 +155,9 @@ class ConvAutoencoder(Autoencoder):
     def reach(self) -> int:
         """Latents by which one place can influence another: a 3x3 convolution sees one pixel further, a level up half as far."""
         pixels = 2 + self.factor  # of the convolutions at either end
-        for level, count in enumerate(self.settings.blocks, 1):
-            pixels += 2 * count * 2**level
+        pairs = zip(self.settings.blocks, self.settings.up_blocks or self.settings.blocks, strict=True)
+        for level, counts in enumerate(pairs, 1):
+            pixels += 2 * max(counts) * 2**level
         return -(-pixels // self.factor)
 
     def config(self) -> dict[str, Any]:
@@ -203,9 +225,9 @@ def conv(channels_in: int, channels_out: int) -> nn.Conv2d:
 
 def autoencoder_config(size: str, factor: int, channels: int) -> AutoencoderConfig:
     """One of our sizes at a factor of 8, 16 or 32."""
-    widths, blocks = SIZES[size]
     levels = factor.bit_length() - 1
-    return AutoencoderConfig(channels, widths[:levels], blocks[:levels])
+    (widths, blocks), (up_widths, up_blocks) = SIZES[size]
+    return AutoencoderConfig(channels, widths[:levels], blocks[:levels], up_widths[:levels], up_blocks[:levels])
 
 
 def in_tiles(work: Callable[[Tensor], Tensor], x: Tensor, tile: int, reach: int, scale: float) -> Tensor:

@@ -2,7 +2,7 @@
 
 checkpoints/<pictures seen>/
   checkpoint.json           counters, best so far, recipe, versions; sealed, with every file's hash
-  weights.safetensors  ema.safetensors  optimizer.safetensors
+  weights.safetensors  ema.safetensors  optimizer.safetensors  [adversary.safetensors]
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from bowerbird.formats import FORMAT_VERSION, upgrade_checkpoint, upgrade_tensor
 from bowerbird.recipe import Recipe
 from bowerbird.run_folder import CHECKPOINT_MANIFEST
 from bowerbird.storage import Disk, read_sealed, write_folder
-from bowerbird.training.optimizer import Ema, load_optimizer_tensors, make_optimizers, optimizer_tensors
+from bowerbird.training.adversary import Adversary
+from bowerbird.training.optimizer import Ema, adversary_optimizer, load_optimizer_tensors, make_optimizers, optimizer_tensors
 from bowerbird.training.validation import Best
 
 SAVE_SECONDS = 300  # an extra checkpoint when this long has passed; it moves no weight
@@ -33,6 +34,7 @@ class TrainState:
     model: nn.Module
     ema: Ema
     optimizers: list[torch.optim.Optimizer]
+    adversary: Adversary | None = None  # its critic has the last optimizer
     seen: int = 0
     step: int = 0
     snapshot_at: int = 0  # pictures seen at the last snapshot
@@ -41,8 +43,11 @@ class TrainState:
     best: Best = field(default_factory=Best)
 
 
-def new_state(model: nn.Module, recipe: Recipe) -> TrainState:
-    return TrainState(model, Ema(model, recipe.train.ema), make_optimizers(recipe.train, model))
+def new_state(model: nn.Module, recipe: Recipe, adversary: Adversary | None = None) -> TrainState:
+    optimizers = make_optimizers(recipe.train, model)
+    if adversary is not None:
+        optimizers.append(adversary_optimizer(recipe.train, adversary.critic))
+    return TrainState(model, Ema(model, recipe.train.ema), optimizers, adversary)
 
 
 def save_checkpoint(disk: Disk, target: Path, state: TrainState, provenance: dict[str, Any]) -> None:
@@ -70,6 +75,8 @@ def load_checkpoint(checkpoint: Path, state: TrainState) -> None:
     manifest = _manifest(checkpoint)
     weights.load_into(state.model, _weights(checkpoint / "weights.safetensors"), str(checkpoint))
     weights.load_into(state.ema.model, _weights(checkpoint / "ema.safetensors"), str(checkpoint))
+    if state.adversary is not None:
+        weights.load_into(state.adversary.critic, weights.load(checkpoint / "adversary.safetensors"), str(checkpoint))
     load_optimizer_tensors(state.optimizers, weights.load(checkpoint / "optimizer.safetensors"))
     state.seen, state.step, state.snapshot_at, state.skipped = (manifest[key] for key in ("seen", "step", "snapshot_at", "skipped"))
     state.seconds, state.best = manifest["seconds"], Best.model_validate(manifest["best"])
@@ -92,11 +99,14 @@ def checkpoint_bytes(state: TrainState) -> int:
 
 def state_tensors(state: TrainState) -> dict[str, dict[str, Tensor]]:
     """The tensors of each file of a checkpoint."""
-    return {
+    tensors = {
         "weights.safetensors": state.model.state_dict(),
         "ema.safetensors": state.ema.model.state_dict(),
         "optimizer.safetensors": optimizer_tensors(state.optimizers),
     }
+    if state.adversary is not None:
+        tensors["adversary.safetensors"] = state.adversary.critic.state_dict()
+    return tensors
 
 
 def _files(state: TrainState) -> Iterator[tuple[str, bytes]]:

@@ -5,6 +5,7 @@ The same call starts a run, goes on with one that was stopped or killed, and ext
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from contextlib import AbstractContextManager, nullcontext
@@ -23,6 +24,7 @@ from bowerbird.progress import Cancelled, OnProgress, Progress, tell
 from bowerbird.recipe import Recipe
 from bowerbird.run_folder import read_run_state
 from bowerbird.storage import TEMPORARY, Disk, ensure_folder
+from bowerbird.training.adversary import Adversary
 from bowerbird.training.batches import Batch, chosen_pictures
 from bowerbird.training.budget import Budget, Forecast, Watch, frozen_length, of_length, promise
 from bowerbird.training.budget import forecast as forecast_run
@@ -187,13 +189,14 @@ def train_step(run: Run, batch: Batch) -> float:
         loss += part.detach()
     loss = run.world.all_reduce(loss)
     grad_norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), settings.clip)
+    more = {} if state.adversary is None else _adversary_gradient(run, state.adversary)
     run.check()
 
     lr = learning_rate(settings, state.seen)
     names = _names(run, state.seen)
     state.step += 1
     state.seen += settings.batch
-    finite = bool(torch.isfinite(loss) & torch.isfinite(grad_norm))
+    finite = bool(torch.isfinite(loss) & torch.isfinite(grad_norm)) and all(map(math.isfinite, more.values()))
     if finite:
         set_learning_rate(state.optimizers, lr)
         for optimizer in state.optimizers:
@@ -203,14 +206,27 @@ def train_step(run: Run, batch: Batch) -> float:
     else:
         state.skipped += 1
     state.model.zero_grad()
+    if state.adversary is not None:
+        state.adversary.critic.zero_grad()
     if run.world.is_main:
-        run.record.append(seen=state.seen, loss=float(loss), grad_norm=float(grad_norm), lr=lr, **({} if finite else {"skipped": names}))
+        skipped = {} if finite else {"skipped": names}
+        run.record.append(seen=state.seen, loss=float(loss), grad_norm=float(grad_norm), lr=lr, **more, **skipped)
     if state.skipped >= GIVE_UP_AFTER:
         raise RunError(
             f"{GIVE_UP_AFTER} updates in a row were not finite near {names[0]!r}; stopped, and the last checkpoint is good. "
             f"Lower train.lr (now {settings.lr}) or look at the pictures named in metrics.jsonl."
         )
     return float(loss)
+
+
+def _adversary_gradient(run: Run, adversary: Adversary) -> dict[str, float]:
+    """The critic's gradient of the whole batch, as the network's; what the record says of it."""
+    parameters = list(adversary.critic.parameters())
+    for parameter in parameters:
+        if parameter.grad is not None:  # the loss was multiplied by their number, for the network's sake
+            parameter.grad = run.world.all_reduce(parameter.grad) / run.world.size
+    norm = torch.nn.utils.clip_grad_norm_(parameters, run.recipe.train.clip)
+    return {"adversary_loss": float(adversary.loss), "adversary_grad_norm": float(norm)}
 
 
 def _synchronised(run: Run, last: bool) -> AbstractContextManager[None]:

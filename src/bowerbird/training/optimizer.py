@@ -45,6 +45,11 @@ def make_optimizers(settings: Train, network: nn.Module) -> list[torch.optim.Opt
     return [adamw, muon]
 
 
+def adversary_optimizer(settings: Train, critic: nn.Module) -> torch.optim.Optimizer:
+    """AdamW with little momentum: what a critic learnt of earlier pictures is out of date soon (StyleGAN2, arXiv:1912.04958, has none)."""
+    return torch.optim.AdamW(critic.parameters(), lr=settings.lr, betas=(0.5, 0.95), weight_decay=settings.weight_decay, fused=True)
+
+
 def set_learning_rate(optimizers: list[torch.optim.Optimizer], lr: float) -> None:
     for optimizer in optimizers:
         for group in optimizer.param_groups:
@@ -63,8 +68,12 @@ def optimizer_tensors(optimizers: list[torch.optim.Optimizer]) -> dict[str, Tens
 
 def load_optimizer_tensors(optimizers: list[torch.optim.Optimizer], tensors: dict[str, Tensor]) -> None:
     states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimizers]
+    own = [[p for group in optimizer.param_groups for p in group["params"]] for optimizer in optimizers]
     for flat, tensor in tensors.items():
         number, parameter, name = flat.split(".", 2)
+        weight = own[int(number)][int(parameter)]
+        if tensor.shape == weight.shape:  # fused optimizers walk through memory: the moments must lie there as the weights do
+            tensor = torch.empty_like(weight, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
         states[int(number)].setdefault(int(parameter), {})[name] = tensor
     for optimizer, state in zip(optimizers, states, strict=True):
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

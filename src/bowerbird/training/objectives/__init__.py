@@ -14,6 +14,7 @@ from bowerbird.data.picture_set import Pictures
 from bowerbird.model_folder import About, Model
 from bowerbird.progress import OnProgress
 from bowerbird.recipe import Recipe
+from bowerbird.training.adversary import Adversary
 from bowerbird.training.batches import Batch
 from bowerbird.training.parallel import World
 
@@ -23,6 +24,7 @@ class Objective(Protocol):
 
     fingerprint: str  # of everything it learns from; a run goes on only with the same
     held_out_terms: int  # losses of a validation
+    adversary: Adversary | None  # learns beside it to tell its pictures from true ones
 
     def preparation_seconds(self, pictures: Pictures) -> float:
         """What it takes to make `pictures` ready before the first update, beyond reading them."""

@@ -49,6 +49,7 @@ class Denoising:
     """The mean square error of the clean picture, weighted by noise level."""
 
     held_out_terms = HELD_OUT_LEVELS
+    adversary = None
 
     def __init__(
         self, recipe: Recipe, pictures: Pictures, device: torch.device, precision: str, on_progress: OnProgress | None = None
