@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from bowerbird.data.picture_set import open_pictures
+from bowerbird.data.pictures import open_pictures
 from bowerbird.errors import Stopped
+from bowerbird.generate import open_autoencoder
 from bowerbird.recipe import Recipe
 from bowerbird.training.adversary import Adversary, lengths
 from bowerbird.training.objectives.autoencoding import Autoencoding
@@ -66,12 +67,12 @@ def test_its_lessons_are_its_own(picture_folder: Path) -> None:
     adversary.critic.zero_grad(), model.zero_grad()
 
     restored = model(batch.x0, batch.eps, batch.noise)[0]
-    adversary.lesson(batch.x0, restored, 0).sum().backward()
+    adversary.lesson(batch.x0, restored).sum().backward()
     assert not gradients(model)
     for name, gradient in gradients(adversary.critic).items():
         torch.testing.assert_close(of_critic[name], gradient, rtol=1e-3, atol=1e-6)
 
-    adversary.lesson = lambda true, restored, first: torch.zeros(len(true))  # type: ignore[method-assign]
+    adversary.lesson = lambda true, restored: torch.zeros(len(true))  # type: ignore[method-assign]
     model.zero_grad()
     objective.losses(model, batch, slice(0, 4)).sum().backward()
     assert all(torch.equal(of_model[name], gradient) for name, gradient in gradients(model).items())
@@ -169,3 +170,19 @@ def test_moments_come_back_as_the_weights_lie_in_memory() -> None:
     load_optimizer_tensors(optimizers, moments)
     step(2)
     assert torch.equal(conv.weight.detach(), expected)
+
+
+def test_latents_can_be_kept_while_the_decoder_learns(picture_folder: Path, tmp_path: Path) -> None:
+    """Not one weight of the encoder moves, in the network or its average, over a stop too; every one of the decoder's does."""
+    run_here(picture_folder, tmp_path / "first", recipe_with())
+    recipe = recipe_with(init=str(tmp_path / "first"))
+    recipe = recipe.model_copy(update={"autoencoder": recipe.autoencoder.model_copy(update={"keep_latents": True})})
+    with pytest.raises(Stopped):
+        run_here(picture_folder, tmp_path / "second", recipe, on_progress=lambda event: not (event.stage == "train" and event.done >= 40))
+    run_here(picture_folder, tmp_path / "second", recipe)
+    before = open_autoencoder(str(tmp_path / "first"), CPU).state_dict()
+    for name, tensor in final_tensors(tmp_path / "second").items():
+        file, _, parameter = name.partition(":")
+        if file in ("weights.safetensors", "ema.safetensors"):
+            kept = parameter.startswith(("down", "to_"))
+            assert torch.equal(tensor, before[parameter]) == kept, name

@@ -201,6 +201,8 @@ def train_step(run: Run, batch: Batch) -> float:
         set_learning_rate(state.optimizers, lr)
         for optimizer in state.optimizers:
             optimizer.step()
+        if state.adversary is not None:
+            state.adversary.critic.measure()
         state.ema.update(state.model, state.step)
         state.skipped = 0
     else:

@@ -41,7 +41,14 @@ def start_or_resume(setup: Setup) -> Run | None:
     model = _network(setup, objective, new=checkpoint is None)
     own = {field.name: getattr(setup, field.name) for field in fields(Setup)}
     record = Record(out / "metrics.jsonl")
-    run = Run(**own, state=new_state(model, recipe, objective.adversary), objective=objective, precision=precision, record=record, provenance=provenance)
+    run = Run(
+        **own,
+        state=new_state(model, recipe, objective.adversary),
+        objective=objective,
+        precision=precision,
+        record=record,
+        provenance=provenance,
+    )
     if checkpoint is not None:
         load_checkpoint(checkpoint, run.state)
     if run.world.is_main:

@@ -78,7 +78,7 @@ class Autoencoding:
         seen = reconstructed.detach().requires_grad_()
         error = pixel_error(seen, x0) + self._perceptual_loss(seen, x0)
         (gradient,) = torch.autograd.grad(error.sum(), seen)
-        pull, lesson = self.adversary.pushed(seen, gradient), self.adversary.lesson(x0, seen, batch.first + (rows.start or 0))
+        pull, lesson = self.adversary.pushed(seen, gradient), self.adversary.lesson(x0, seen)
         # the last two are 0 with a gradient: that of the reconstructed pictures, and the critic's own
         return error.detach() + kl + ((reconstructed - seen.detach()) * pull).flatten(1).sum(1) + (lesson - lesson.detach())
 
