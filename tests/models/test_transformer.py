@@ -11,6 +11,7 @@ from bowerbird.models.transformer import (
     FourierFeatures,
     Transformer,
     TransformerConfig,
+    attend,
     positions,
     rotary_angles,
     rotate,
@@ -85,8 +86,9 @@ def test_every_place_is_told_apart_and_means_the_same_at_every_size() -> None:
 def test_rotary_attention_depends_on_distance_alone() -> None:
     """q(i) . k(j) is a function of j - i in both directions: the point of rotary positions."""
     angles = rotary_angles(6, 6, 16, torch.device("cpu")).double()
+    turns = angles.cos(), angles.sin()
     q, k = torch.randn(16).double(), torch.randn(16).double()
-    scores = (rotate(q.expand(36, 16), angles) @ rotate(k.expand(36, 16), angles).T).reshape(6, 6, 6, 6)
+    scores = (rotate(q.expand(36, 16), turns) @ rotate(k.expand(36, 16), turns).T).reshape(6, 6, 6, 6)
     torch.testing.assert_close(scores[0, 1, 2, 4], scores[3, 0, 5, 3])
     torch.testing.assert_close(scores[2, 2, 1, 5], scores[4, 1, 3, 4])
     assert not torch.allclose(scores[0, 0, 0, 2], scores[0, 0, 2, 0])  # and the two directions differ
@@ -119,3 +121,15 @@ def test_convolutions_carry_detail_across_the_borders_of_patches() -> None:
     changed[..., :4, :4] += 1
     difference = (network(x, torch.ones(1)) - network(changed, torch.ones(1))).abs().sum(1)[0]
     assert difference[4, 4] > 0 and difference[12:, 12:].max() == 0
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_by_hand_is_attention(masked: bool) -> None:
+    """In bf16 on a CPU it is done in three steps; what comes out is the same up to bf16's eight bits."""
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 2, 3, 16, 8)
+    mask = (torch.arange(16) < 11)[None, None, None].expand(2, 1, 1, 16) if masked else None
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, mask)
+    assert torch.equal(attend(q, k, v, mask), expected)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(attend(q, k, v, mask).float(), expected, atol=0.03, rtol=0.03)

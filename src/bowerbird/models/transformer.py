@@ -29,6 +29,7 @@ SIZES = {
     "large": (1024, 24, 16),
 }
 POSITIONS = 8  # waves across the picture, in each direction, by which a token is told its place
+SHORT = 256  # tokens; up to here attention in bf16 is done by hand on a CPU
 MAX_FREQUENCY = 20.0  # of new models: one turn while sigma grows 3.5-fold
 HEAD_OF_ROTARY = 10_000.0  # slowest rotary frequency, as in RoFormer (arXiv:2104.09864)
 
@@ -56,6 +57,9 @@ class TransformerConfig:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+Turns = tuple[Tensor, Tensor]  # cosine and sine of every token's rotary angles, (N, D/2) each
 
 
 class Transformer(nn.Module):
@@ -124,8 +128,9 @@ class Transformer(nn.Module):
         modulation = self.modulation(level).unsqueeze(1)  # (B, 1, 6W)
         rotary = rotary_angles(height, width, self.config.width // self.config.heads, x.device)
         tokens, rotary, mask = beside(tokens, rotary, steering)
+        turns = rotary.cos(), rotary.sin()  # once for all blocks
         for block in self.blocks:
-            tokens = block(tokens, modulation, rotary, mask)
+            tokens = block(tokens, modulation, turns, mask)
         tokens = tokens[:, : height * width]
         shift, scale = self.last_modulation(level).unsqueeze(1).chunk(2, dim=-1)
         patches = self.unembed(self.last_norm(tokens) * (1 + scale) + shift)  # (B, h*w, C*p*p)
@@ -152,19 +157,39 @@ class Block(nn.Module):
         self.down = nn.Linear(hidden, width)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, modulation: Tensor, rotary: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, modulation: Tensor, turns: Turns, mask: Tensor | None) -> Tensor:
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (modulation + self.offset).chunk(6, dim=-1)
-        x = x + gate_a * self.attention(self.norm_attention(x) * (1 + scale_a) + shift_a, rotary, mask)
+        x = x + gate_a * self.attention(self.norm_attention(x) * (1 + scale_a) + shift_a, turns, mask)
         return x + gate_m * self.mlp(self.norm_mlp(x) * (1 + scale_m) + shift_m)
 
-    def attention(self, x: Tensor, rotary: Tensor, mask: Tensor | None) -> Tensor:
+    def attention(self, x: Tensor, turns: Turns, mask: Tensor | None) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, heads, N, D)
-        mixed = F.scaled_dot_product_attention(rotate(self.norm_q(q), rotary), rotate(self.norm_k(k), rotary), v, mask)
+        mixed = attend(rotate(normed(q, self.norm_q), turns), rotate(normed(k, self.norm_k), turns), v, mask)
         return self.dropout(self.project(mixed.transpose(1, 2).flatten(2)))  # type: ignore[no-any-return]
 
     def mlp(self, x: Tensor) -> Tensor:
         gate, value = self.up(x).chunk(2, dim=-1)
         return self.dropout(self.down(F.silu(gate) * value))  # type: ignore[no-any-return]
+
+
+def normed(x: Tensor, norm: nn.RMSNorm) -> Tensor:
+    """norm(x) in one kernel, which takes weights in the precision of x alone."""
+    assert norm.weight is not None
+    return F.rms_norm(x, norm.normalized_shape, norm.weight.to(x.dtype), norm.eps)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Scaled dot-product attention, all (B, heads, N, D).
+
+    On a CPU in bf16, short sequences are two matrix products and a softmax: the fused kernel takes 6.1 times as long for 16
+    tokens, 3.7 times for 64 and 2.7 times for 256, forward and backward (AMD EPYC with AVX-512 BF16, one thread).
+    """
+    if not (torch.is_autocast_enabled("cpu") and q.device.type == "cpu" and q.shape[-2] <= SHORT):
+        return F.scaled_dot_product_attention(q, k, v, mask)
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    return scores.softmax(-1) @ v  # type: ignore[no-any-return]
 
 
 def beside(tokens: Tensor, rotary: Tensor, steering: Sequence[Steering]) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -234,8 +259,8 @@ def rotary_angles(height: int, width: int, head_width: int, device: torch.device
     return torch.cat([y.expand(height, width, pairs), x.expand(height, width, pairs)], dim=-1).flatten(0, 1)
 
 
-def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Turn each pair of channels of x (..., N, D) by its angle (N, D/2)."""
+def rotate(x: Tensor, turns: Turns) -> Tensor:
+    """Turn each pair of channels of x (..., N, D) by its angle, given as cosines and sines (N, D/2)."""
     first, second = x.chunk(2, dim=-1)
-    cos, sin = angles.cos(), angles.sin()
+    cos, sin = turns
     return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
