@@ -76,7 +76,7 @@ class Adversary:
         """The hinge loss of telling them apart, (B,); its gradient reaches the critic alone."""
         with hardware.autocast(self.device, self.precision):
             of_true, of_restored = self.critic(torch.cat([true, restored.detach()])).float().chunk(2)
-        losses = (F.relu(1 - of_true) + F.relu(1 + of_restored)).flatten(1).mean(1)
+        losses: Tensor = (F.relu(1 - of_true) + F.relu(1 + of_restored)).flatten(1).mean(1)
         self.loss = losses.detach().mean()
         return losses
 

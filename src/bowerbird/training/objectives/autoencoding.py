@@ -80,7 +80,8 @@ class Autoencoding:
         (gradient,) = torch.autograd.grad(error.sum(), seen)
         pull, lesson = self.adversary.pushed(seen, gradient), self.adversary.lesson(x0, seen)
         # the last two are 0 with a gradient: that of the reconstructed pictures, and the critic's own
-        return error.detach() + kl + ((reconstructed - seen.detach()) * pull).flatten(1).sum(1) + (lesson - lesson.detach())
+        losses: Tensor = error.detach() + kl + ((reconstructed - seen.detach()) * pull).flatten(1).sum(1) + (lesson - lesson.detach())
+        return losses
 
     def held_out_losses(self, model: nn.Module, chosen: NDArray[np.int64], first: int) -> Tensor:
         """From the mean of the latents: error of the pixels, and distance of the features."""

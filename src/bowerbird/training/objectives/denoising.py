@@ -29,6 +29,7 @@ from bowerbird.painter import OwnPainter
 from bowerbird.progress import OnProgress
 from bowerbird.recipe import Recipe
 from bowerbird.request import PaintRequest
+from bowerbird.training.adversary import Adversary
 from bowerbird.training.batches import Batch, PixelSamples, Samples, chosen_pictures, level_draws, noise
 from bowerbird.training.build import build_denoiser, levels_of, sigma_data_of
 from bowerbird.training.latents import LatentSamples, LatentStore
@@ -49,7 +50,7 @@ class Denoising:
     """The mean square error of the clean picture, weighted by noise level."""
 
     held_out_terms = HELD_OUT_LEVELS
-    adversary = None
+    adversary: Adversary | None = None
 
     def __init__(
         self, recipe: Recipe, pictures: Pictures, device: torch.device, precision: str, on_progress: OnProgress | None = None
