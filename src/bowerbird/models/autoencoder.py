@@ -161,7 +161,11 @@ class ConvAutoencoder(Autoencoder):
         return -(-pixels // self.factor)
 
     def config(self) -> dict[str, Any]:
-        return {"_class_name": OURS, **asdict(self.settings)}
+        settings = asdict(self.settings)
+        own = {
+            name: value for name, value in settings.items() if value or not name.startswith("up_")
+        }  # as it was before decoders had their own
+        return {"_class_name": OURS, **own}
 
 
 class Bridge(nn.Module):
@@ -227,6 +231,8 @@ def autoencoder_config(size: str, factor: int, channels: int) -> AutoencoderConf
     """One of our sizes at a factor of 8, 16 or 32."""
     levels = factor.bit_length() - 1
     (widths, blocks), (up_widths, up_blocks) = SIZES[size]
+    if (up_widths, up_blocks) == (widths, blocks):
+        return AutoencoderConfig(channels, widths[:levels], blocks[:levels])
     return AutoencoderConfig(channels, widths[:levels], blocks[:levels], up_widths[:levels], up_blocks[:levels])
 
 

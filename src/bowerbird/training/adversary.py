@@ -83,4 +83,5 @@ class Adversary:
 
 def lengths(gradient: Tensor) -> Tensor:
     """Euclidean length for each picture, (B, 1, 1, 1)."""
-    return gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    norms: Tensor = gradient.flatten(1).norm(dim=1)
+    return norms.view(-1, 1, 1, 1)
