@@ -45,7 +45,7 @@ def tiny_recipe(**sections: dict[str, object]) -> Recipe:
     fields: dict[str, dict[str, object]] = {
         "data": {"size": 16},
         "transformer": {"size": "micro", "patch": 4},
-        "train": {"pictures": 96, "batch": 8, "warmup": 16, "save_every": 16},
+        "train": {"pictures": 96, "batch": 8, "warmup": 16, "save_every": 16, "precision": "fp32"},  # the same on every processor
         "sample": {"every_epochs": 1, "count": 4, "steps": 2},
     }
     for section, values in sections.items():

@@ -230,12 +230,25 @@ def check_recipe(fields: Mapping[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(fields)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "literal_error":
-            raise RecipeError(f"{where} = {first['input']!r} is not possible. {message}.") from error
-        raise RecipeError(f"{where} = {first['input']!r}: {message}." if where else f"{message}.") from error
+        raise _impossible(error) from error
+
+
+def check_data(**fields: Any) -> Data:
+    """The [data] section alone, for those who read pictures without a recipe; RecipeError as from `check_recipe`."""
+    try:
+        return Data.model_validate(fields)
+    except ValidationError as error:
+        raise _impossible(error, "data") from error
+
+
+def _impossible(error: ValidationError, *section: str) -> RecipeError:
+    """The first thing wrong, in a sentence."""
+    first = error.errors()[0]
+    where = ".".join(map(str, (*section, *first["loc"])))
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "literal_error":
+        return RecipeError(f"{where} = {first['input']!r} is not possible. {message}.")
+    return RecipeError(f"{where} = {first['input']!r}: {message}." if first["loc"] else f"{message}.")
 
 
 def write_recipe(recipe: Recipe) -> str:

@@ -10,9 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from bowerbird.data import open_pictures
-from bowerbird.evaluate import evaluate, open_reconstructor
+from bowerbird.evaluate import evaluate
 from bowerbird.evaluate.metrics import compare
-from bowerbird.evaluate.reconstruction import Reconstruction, Reconstructor, compare_pairs
+from bowerbird.evaluate.reconstruction import Reconstruction, Reconstructor, compare_pairs, open_reconstructor
 from bowerbird.locate import find
 from bowerbird.models.autoencoder import Autoencoder, Rgb
 from bowerbird.pixels import Pixels

@@ -37,7 +37,7 @@ from bowerbird.data.summary import summarize
 from bowerbird.data.workers import DecodePool, Job
 from bowerbird.errors import PictureFolderError, did_you_mean
 from bowerbird.progress import OnProgress, Progress, tell
-from bowerbird.recipe import check_recipe
+from bowerbird.recipe import check_data
 
 _RECORD_SECONDS = 3.0  # a killed scan loses no more than this
 _OURS = ({"run.json", "recipe.toml"}, {"bowerbird.json"})  # what marks a training run and a model folder
@@ -79,7 +79,7 @@ def read_pictures(
     workers: int | None = None,
 ) -> Pictures:
     """As `open_pictures`, but a folder without a single picture is an answer too.  RecipeError for a size or fit that cannot be."""
-    check_recipe({"data": {"size": size, "fit": fit}})  # the one place that bounds them; nothing else may reach a decoder
+    check_data(size=size, fit=fit)  # the one place that bounds them; nothing else may reach a decoder
     root, refused = _open_source(source, on_progress)
     listing = list_files(root, on_progress)
     listing.odd.update(refused)

@@ -162,9 +162,7 @@ class ConvAutoencoder(Autoencoder):
 
     def config(self) -> dict[str, Any]:
         settings = asdict(self.settings)
-        own = {
-            name: value for name, value in settings.items() if value or not name.startswith("up_")
-        }  # as it was before decoders had their own
+        own = {name: value for name, value in settings.items() if value or not name.startswith("up_")}
         return {"_class_name": OURS, **own}
 
 
