@@ -1,6 +1,7 @@
 """From a name to what can be used: a painter for a model, an autoencoder to learn on.
 
 open_model(where)  -> a painter: one of ours (painter.py), or a pretrained pipeline behind the same verbs
+open_chain(where)  -> the same, with the models that a request's `then` names behind it
 painter.paint(request, on_progress) -> Painted, Painted, ...
 """
 
@@ -12,25 +13,45 @@ from typing import Any
 import torch
 
 from bowerbird import hardware, pretrained
+from bowerbird.chain import Chain
+from bowerbird.enlarge import Enlarger
 from bowerbird.errors import ModelError
-from bowerbird.locate import Opening, Place, locate, locate_autoencoder
-from bowerbird.model_folder import About, Model, SamplingDefaults, open_model_folder
+from bowerbird.locate import Opening, Place, bundled, locate, locate_autoencoder
+from bowerbird.model_folder import MANIFEST, About, Model, SamplingDefaults, open_model_folder
 from bowerbird.models.autoencoder import Autoencoder, LatentSpace, Rgb
 from bowerbird.painter import OwnPainter, Painter
 from bowerbird.pretrained.autoencoders import autoencoder_place, open_pretrained_autoencoder
 from bowerbird.pretrained.ddpm_folder import open_ddpm_folder
 from bowerbird.progress import OnProgress
 
+UPSCALER = "upscaler-4x"  # bundled; the one that models without their own end with
+
 
 def load(where: str | Path, device: str | None = None) -> Painter:
     """Open a model for use from Python: `bowerbird.load('runs/birds').paint(...)`."""
-    return open_model(where, hardware.choose_device(device))
+    return open_chain(where, hardware.choose_device(device))
 
 
 def open_model(where: str | Path, device: torch.device, opening: Opening | None = None, on_progress: OnProgress | None = None) -> Painter:
     """A painter for a run, a bundled model, a folder, a checkpoint or a hub name; ModelError when it is none of them."""
     opening = opening or Opening()
     return open_place(locate(where, opening, on_progress), device, opening, on_progress)
+
+
+def open_chain(where: str | Path, device: torch.device, opening: Opening | None = None, on_progress: OnProgress | None = None) -> Painter:
+    """As `open_model`, for requests that name models to take the pictures further, or ask for sizes that need one.
+
+    The upscaler for those is the one in the folder `upscaler` of the run or model, or else the bundled one.
+    """
+
+    def open_next(name: str) -> Painter:
+        return open_model(name, device, Opening(dtype=opening.dtype, offline=opening.offline, ask=opening.ask) if opening else None)
+
+    first, own = open_model(where, device, opening, on_progress), Path(str(where).rpartition("@")[0] or where) / "upscaler"
+    upscaler = str(own) if any((own / name).is_file() for name in (MANIFEST, "run.json")) else UPSCALER
+    if not isinstance(first, OwnPainter) or not (own.is_dir() or UPSCALER in bundled()):
+        return Chain(first, open_next)
+    return Chain(first, open_next, upscaler, max(first.native))
 
 
 def open_place(place: Place, device: torch.device, opening: Opening | None = None, on_progress: OnProgress | None = None) -> Painter:
@@ -54,7 +75,7 @@ def open_place(place: Place, device: torch.device, opening: Opening | None = Non
         denoiser, space, classes = open_ddpm_folder(place.path, autoencoder, on_progress)
         sampling, about = SamplingDefaults(sampler="dpm++2m", steps=20), About(licence="See its source.")
         model = Model(denoiser, space or LatentSpace(Rgb()), classes, sampling=sampling, about=about)
-    return OwnPainter(place.where, model.to(device))
+    return (OwnPainter if model.upscaler is None else Enlarger)(place.where, model.to(device))
 
 
 def open_autoencoder(where: str | Path, device: torch.device, opening: Opening | None = None) -> Autoencoder:

@@ -4,6 +4,7 @@
       bowerbird.json            the manifest below, sealed, with the hash of every file
       transformer/ | unet/      config.json and weights; an autoencoder's folder has none
       vae/                      of a latent model, and of an autoencoder
+      upscaler/                 of an upscaler
       image_embeddings.safetensors ...    what its conditions keep (conditions/)
       scheduler/                for a U-Net: diffusers' scheduler config
       model_index.json          exactly when a diffusers pipeline can paint from this folder
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
@@ -32,6 +33,7 @@ from bowerbird.models.autoencoder import OURS, Autoencoder, AutoencoderConfig, C
 from bowerbird.models.denoiser import Denoiser, DenoiserSpec
 from bowerbird.models.transformer import Transformer, TransformerConfig
 from bowerbird.models.unet import UNet, unet_class
+from bowerbird.models.upscaler import Upscaler, UpscalerConfig
 from bowerbird.pretrained.autoencoders import open_pretrained_autoencoder
 from bowerbird.pretrained.configs import class_arguments, read_config
 from bowerbird.storage import Disk, verify_folder, write_folder
@@ -41,6 +43,7 @@ Config = TypeVar("Config")
 Network = TypeVar("Network", bound=nn.Module)
 _UNET_WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 _TRANSFORMER_WEIGHTS = "transformer/model.safetensors"
+_UPSCALER_WEIGHTS = "upscaler/model.safetensors"
 _VAE_WEIGHTS = f"vae/{ConvAutoencoder.weights_name}"
 
 
@@ -76,7 +79,7 @@ class Manifest(About):
 
     format_version: int = FORMAT_VERSION
     written_by: str = f"bowerbird {__version__}"
-    kind: str  # "pixel", "latent" or "autoencoder"
+    kind: str  # "pixel", "latent", "autoencoder" or "upscaler"
     denoiser: DenoiserSpec | None = None
     latents: LatentScale | None = None
     conditions: dict[str, dict[str, Any]] = {}
@@ -96,7 +99,7 @@ class Manifest(About):
 class Model:
     """A model whole: what training leaves, a folder holds, and painting needs.
 
-    denoiser: None of an autoencoder.  space: what it learnt on; of an autoencoder, its own.
+    denoiser: None of an autoencoder and of an upscaler.  space: what it learnt on; of an autoencoder, its own.
     """
 
     denoiser: Denoiser | None
@@ -104,17 +107,24 @@ class Model:
     conditions: Mapping[str, Condition] = field(default_factory=dict)
     sampling: SamplingDefaults | None = None
     about: About = field(default_factory=About)
+    upscaler: Upscaler | None = None
 
     @property
     def kind(self) -> str:
+        if self.upscaler is not None:
+            return "upscaler"
         if self.denoiser is None:
             return "autoencoder"
         return "pixel" if isinstance(self.space.autoencoder, Rgb) else "latent"
 
+    @property
+    def network(self) -> nn.Module:
+        """What training moves."""
+        return self.upscaler or self.denoiser or self.space.autoencoder
+
     def to(self, device: torch.device) -> Self:
         """The same on `device`; networks move in place."""
-        if self.denoiser is not None:
-            self.denoiser.to(device)
+        self.network.to(device)
         self.space.to(device)
         return self
 
@@ -161,6 +171,8 @@ def open_model_folder(folder: Path, manifest: Manifest | None = None) -> Model:
     """The model of a folder; with `manifest`, of one that was verified already.  ModelError when anything is missing or damaged."""
     manifest = manifest or read_manifest(folder)
     about = About(**manifest.model_dump(include=set(About.model_fields)))
+    if manifest.kind == "upscaler":
+        return Model(None, about=about, upscaler=_open_upscaler(folder))
     if manifest.denoiser is None:
         return Model(None, LatentSpace(_open_autoencoder(folder)), about=about)
     network, shape = _open_network(folder), manifest.denoiser.sample_shape
@@ -209,6 +221,12 @@ def _with_weights(build: Callable[[], Network], tensors: Mapping[str, Tensor], p
     return network
 
 
+def _open_upscaler(folder: Path) -> Upscaler:
+    network = Upscaler(_checked(UpscalerConfig, _read_json(folder / "upscaler/config.json"), folder))
+    weights.load_into(network, weights.load(folder / _UPSCALER_WEIGHTS), str(folder / "upscaler"))
+    return network.eval()
+
+
 def _open_conditions(folder: Path, manifest: Manifest) -> dict[str, Condition]:
     known = known_conditions()
     for name in manifest.conditions.keys() - known.keys():
@@ -238,6 +256,9 @@ def _parts(model: Model, samples_png: bytes) -> Iterator[tuple[str, bytes]]:
             yield "scheduler/scheduler_config.json", _json(_scheduler_config(denoiser.spec))
             if not model.conditions and model.kind == "pixel":
                 yield "model_index.json", _json(_MODEL_INDEX)
+    if model.upscaler is not None:
+        yield "upscaler/config.json", _json(asdict(model.upscaler.config))
+        yield _UPSCALER_WEIGHTS, weights.to_bytes(model.upscaler.state_dict(), {"format": "pt"})
     if not isinstance(autoencoder, Rgb):
         yield "vae/config.json", _json(autoencoder.config())
         yield f"vae/{autoencoder.weights_name}", weights.to_bytes(autoencoder.saved.state_dict(), {"format": "pt"})

@@ -38,7 +38,7 @@ from bowerbird.request import PaintRequest, read_request
 BATCH = 16  # pictures painted together; two cores gain nothing from more
 OnStep = Callable[[int, int, Tensor], None]
 _STEERING = ("prompt", "negative", "label")  # fields of a request that one condition or another reads
-_NOT_OURS = ("loras", "then")
+_NOT_OURS = ("loras", "then", "noise", "consistent")
 
 
 class Painter(Protocol):

@@ -42,9 +42,9 @@ class Data(Section):
 class Model(Section):
     """Which network learns, and on what."""
 
-    network: Literal["transformer", "unet", "autoencoder"] = Field(
+    network: Literal["transformer", "unet", "autoencoder", "upscaler"] = Field(
         "transformer",
-        description="transformer: ours; unet: diffusers' UNet2DModel; autoencoder: makes latents to learn on",
+        description="transformer: ours; unet: diffusers' UNet2DModel; autoencoder: makes latents to learn on; upscaler: enlarges",
     )
     autoencoder: str = Field(
         "rgb", description="what the model learns on: rgb (pixels), a bundled autoencoder, a folder or a hub name (latents)"
@@ -82,6 +82,17 @@ class Autoencoder(Section):
     noise: float = Field(0.0, ge=0, le=1, description="noise on latents in training, up to this share of theirs; models learn them easier")
     adversary: float = Field(0.0, ge=0, le=2, description="pull of what looks true against that of the pixels; above 0 edges are crisp")
     keep_latents: bool = Field(False, description="train the decoder alone (with train.init): latents, and models of them, stay valid")
+
+
+class Upscaler(Section):
+    """How an upscaler (model.network = "upscaler") enlarges, and what it is taught to care for."""
+
+    size: Literal["micro", "small", "base"] = Field("small", description="larger invents better and slower")
+    factor: Literal[2, 4] = Field(4, description="how many times as wide and high a picture becomes")
+    crop: int = Field(128, ge=8, le=1024, description="side of the squares it learns from in pixels, cut from pictures of data.size")
+    worn: float = Field(0.2, ge=0, le=1, description="share of small pictures that are blurred or compressed too; raise for phone pictures")
+    noise: float = Field(0.2, ge=0, le=1, description="most noise in small pictures, which span -1..1; half of them have none")
+    perceptual: float = Field(0.25, ge=0, description="weight of looking alike to an ImageNet network, beside error of pixels; 0: none")
 
 
 class Condition(Section):
@@ -155,6 +166,7 @@ class Recipe(Section):
     transformer: Transformer = Transformer()
     unet: UNet = UNet()
     autoencoder: Autoencoder = Autoencoder()
+    upscaler: Upscaler = Upscaler()
     condition: Condition = Condition()
     diffusion: Diffusion = Diffusion()
     train: Train = Train()
@@ -173,6 +185,10 @@ class Recipe(Section):
             raise ValueError(f"condition.{unread[0]} is for network = 'transformer', not for {self.model.network!r}")
         if self.model.network == "autoencoder" and self.data.size % self.autoencoder.factor:
             raise ValueError(f"autoencoder.factor = {self.autoencoder.factor} does not divide data.size = {self.data.size}")
+        if self.model.network == "upscaler" and (self.upscaler.crop % self.upscaler.factor or self.data.size % self.upscaler.factor):
+            raise ValueError(f"upscaler.factor = {self.upscaler.factor} divides upscaler.crop and data.size; choose such ones")
+        if self.model.network == "upscaler" and self.upscaler.crop > self.data.size:
+            raise ValueError(f"upscaler.crop = {self.upscaler.crop} is larger than data.size = {self.data.size}, from which it is cut")
         if self.diffusion.noise_levels == "uniform-t" and self.diffusion.prediction not in ("eps", "v"):
             raise ValueError("diffusion.noise_levels = 'uniform-t' is for prediction 'eps' or 'v'; use 'log-normal' or 'logit-normal'")
         if self.train.micro_batch and self.train.batch % self.train.micro_batch:
@@ -181,7 +197,7 @@ class Recipe(Section):
 
 
 # The conditions that each kind of network reads
-CONDITIONS_READ: dict[str, Collection[str]] = {"transformer": Condition.model_fields, "unet": ("label",), "autoencoder": ()}
+CONDITIONS_READ: dict[str, Collection[str]] = {"transformer": Condition.model_fields, "unet": ("label",), "autoencoder": (), "upscaler": ()}
 
 # What may differ between a run and the command that goes on with it: none of these moves a weight.
 FREE_FIELDS = frozenset(

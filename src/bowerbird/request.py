@@ -80,6 +80,10 @@ class PaintRequest(BaseModel):
     strength: float | None = Field(
         None, ge=0, le=1, description="how far to move from `image`, 0 to 1: 0 keeps it, 1 forgets it; usually 0.6, with a mask 1"
     )
+    noise: float | None = Field(
+        None, ge=0, le=1, description="how noisy `image` is, of a range of -1 to 1, for upscalers of ours: more is smoother; usually 0"
+    )
+    consistent: bool = Field(False, description="enlarge `image` so that shrunk again it is the same, for upscalers of ours")
     then: list[str] = Field(default_factory=list, description="models that take the picture further, such as an upscaler")
     format: Literal["png", "jpeg", "webp"] = Field("png", description="file format of the pictures")
     exact: bool = Field(False, description="paint one at a time, so that the bytes do not depend on `count`")

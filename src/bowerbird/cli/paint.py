@@ -64,6 +64,7 @@ def generate(
     again: Annotated[
         Path | None, typer.Option("--from", help="repeat the request this picture was painted with; other options change it")
     ] = None,
+    then: Annotated[list[str] | None, of_request("then", form="such as upscaler-4x; may be repeated")] = None,
     exact: Annotated[bool | None, of_request("exact", "--exact")] = None,
     image_format: Annotated[str | None, of_request("format", "--format", form="png, jpeg or webp")] = None,
     family: Annotated[str | None, typer.Option(help="family of a Stable Diffusion checkpoint, where the guess is wrong")] = None,
@@ -107,6 +108,7 @@ def generate(
         "detail": detail,
         "outpaint": _read_sides(outpaint),
         "strength": strength,
+        "then": then or None,
         "exact": exact,
         "format": image_format,
     }
@@ -172,16 +174,22 @@ def pictures_in(folder: Path) -> list[Path]:
 @app.command()
 def upscale(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="a model that enlarges, such as Stable Diffusion's x4 upscaler")],
+    model: Annotated[str, typer.Argument(help="a model that enlarges: upscaler-4x, one of yours, Stable Diffusion's x4 upscaler")],
     pictures: Annotated[list[Path], typer.Argument(help="the pictures to enlarge, or folders of them")],
     prompt: Annotated[str, typer.Option(help="what is in them, for models that read text")] = "",
     seed: Annotated[int | None, typer.Option(help="the same seed gives the same details")] = None,
     steps: Annotated[int | None, typer.Option(help="sampling steps: more is finer and slower")] = None,
+    noise: Annotated[float | None, of_request("noise")] = None,
+    consistent: Annotated[bool, of_request("consistent", "--consistent")] = False,
+    size: Annotated[str | None, of_request("size", form="WIDTHxHEIGHT")] = None,
+    image_format: Annotated[str, of_request("format", "--format", form="png, jpeg or webp")] = "png",
     out: Annotated[Path, typer.Option(help="folder for the pictures")] = Path("pictures"),
 ) -> None:
     """Enlarge pictures: the same request as generate, with an image."""
     each = [picture for path in pictures for picture in (pictures_in(path) if path.is_dir() else [path])]
-    asked = [read_request({"model": model, "image": picture, "prompt": prompt, "seed": seed, "steps": steps}) for picture in each]
+    settings: dict[str, Any] = {"prompt": prompt, "seed": seed, "steps": steps, "noise": noise, "consistent": consistent}
+    settings |= {"model": model, "size": _read_size(size), "format": image_format}
+    asked = [read_request({**settings, "image": picture}) for picture in each]
     _paint(context, asked, out, enlarged=True)
 
 
@@ -200,7 +208,7 @@ def _paint(
     `as_set` paints and saves them itself, as a set with a table.
     """
     from bowerbird import hardware
-    from bowerbird.generate import open_model
+    from bowerbird.generate import open_chain
     from bowerbird.locate import Opening
     from bowerbird.painted_set import free_name
     from bowerbird.picture_files import SUFFIXES, check_fits, save_picture
@@ -216,7 +224,7 @@ def _paint(
     paths: list[str] = []
     finals: list[dict[str, str]] = []
     with progress_bar() as on_progress:
-        painter = open_model(requests[0].model, hardware.choose_device(options.device), opening, on_progress)
+        painter = open_chain(requests[0].model, hardware.choose_device(options.device), opening, on_progress)
         if enlarged and painter.resolve(requests[0]).strength is not None:  # it would vary them at their size
             raise RequestError(
                 f"{requests[0].model!r} paints, it does not enlarge. Give Stable Diffusion's x4 upscaler, or generate --image."

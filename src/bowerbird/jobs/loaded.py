@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from bowerbird import hardware
-from bowerbird.generate import open_model
+from bowerbird.generate import open_chain
 from bowerbird.locate import Opening
 from bowerbird.painter import Painter
 
@@ -32,7 +32,7 @@ class LoadedModels:
             for old in [other for other in self._open if other[0] == name]:
                 del self._open[old]
             self._make_room(_bytes_on_disk(name))
-            self._open[key] = open_model(name, self._device, self._opening)
+            self._open[key] = open_chain(name, self._device, self._opening)
         self._open.move_to_end(key)
         return self._open[key]
 

@@ -87,6 +87,8 @@ class PretrainedPainter:
         for field in ("label", "then"):
             if getattr(request, field):
                 raise RequestError(f"a Stable Diffusion model does not read {field!r} itself. Leave it out.")
+        if request.noise is not None or request.consistent:
+            raise RequestError("noise and consistent are for upscalers of ours. Leave them out.")
         family, distilled_for = self.parts.family, own_sampler(self.parts.schedulers["scheduler"])
         unfit = is_repainting(request) or request.strength is not None
         if family.kind == "upscale" and (request.image is None or unfit):

@@ -10,9 +10,10 @@ import torch
 from bowerbird.conditions import Condition, network_parts
 from bowerbird.diffusion.schedule import NoiseLevels, log_normal, logit_normal, uniform_t
 from bowerbird.errors import RecipeError
-from bowerbird.models import transformer, unet
+from bowerbird.models import transformer, unet, upscaler
 from bowerbird.models.autoencoder import ConvAutoencoder, autoencoder_config
 from bowerbird.models.denoiser import Betas, Denoiser, DenoiserSpec
+from bowerbird.models.upscaler import Upscaler, UpscalerConfig
 from bowerbird.recipe import Recipe
 
 REACH = 2.5  # sampling walks this many standard deviations of the noise levels of training: beyond, the network was hardly asked
@@ -67,6 +68,12 @@ def build_autoencoder(recipe: Recipe) -> ConvAutoencoder:
     """A freshly initialised autoencoder of ours."""
     settings = recipe.autoencoder
     return ConvAutoencoder(autoencoder_config(settings.size, settings.factor, settings.channels))
+
+
+def build_upscaler(recipe: Recipe) -> Upscaler:
+    """A freshly initialised upscaler."""
+    width, convolutions = upscaler.SIZES[recipe.upscaler.size]
+    return Upscaler(UpscalerConfig(recipe.upscaler.factor, width, convolutions))
 
 
 def _spec(recipe: Recipe, sample_shape: tuple[int, int, int]) -> DenoiserSpec:

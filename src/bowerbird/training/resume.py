@@ -94,7 +94,7 @@ def begin_with(model: nn.Module, init: str, on_progress: OnProgress | None = Non
         other: nn.Module | None = open_autoencoder(init, torch.device("cpu"))
     else:
         place = locate(init)
-        other = open_model_folder(place.path, place.manifest).denoiser if place.manifest is not None else None
+        other = open_model_folder(place.path, place.manifest).network if place.manifest is not None else None
     if other is None:
         raise ModelError(f"{init!r} is no model of ours to begin with. Give a run or a model folder, or leave it: --init ''.")
     own, found = model.state_dict(), other.state_dict()
@@ -114,7 +114,7 @@ def _same_network(setup: Setup) -> nn.Module | None:
     if name is None:
         return None
     model: Model = open_model_folder(setup.out / "models" / name)
-    return model.denoiser or model.space.autoencoder.requires_grad_(True)
+    return model.network.requires_grad_(True)
 
 
 def _begin(run: Run) -> None:

@@ -54,7 +54,10 @@ def choose_objective(
     """The one that the recipe's network is for."""
     from bowerbird.training.objectives.autoencoding import Autoencoding
     from bowerbird.training.objectives.denoising import Denoising
+    from bowerbird.training.objectives.upscaling import Upscaling
 
     if recipe.model.network == "autoencoder":
         return Autoencoding(recipe, pictures, device, precision)
+    if recipe.model.network == "upscaler":
+        return Upscaling(recipe, pictures, device, precision)
     return Denoising(recipe, pictures, device, precision, on_progress)
