@@ -10,6 +10,7 @@
     python -m benchmarks run startup ...                                    seconds to help, import and a first picture
     python -m benchmarks run judging --count 5000 ...                       seconds of `evaluate`, that many against that many
     python -m benchmarks run copies ...                                     copies found and false alarms, by kind of picture
+    python -m benchmarks run upscaling --upscaler ours=upscaler-4x ...      64 to 256 pixels, against plain scaling and other upscalers
     python -m benchmarks table > docs/benchmarks.md
     python -m benchmarks chart docs/pictures/benchmarks.png
 
@@ -48,6 +49,8 @@ def main() -> None:
     run.add_argument("--count", type=int, default=1000, help="pictures to paint and judge")
     run.add_argument("--steps", type=int, help="sampling steps; by default the entrant's own")
     run.add_argument("--network", default="small", help="speed, startup: which U-Net")
+    run.add_argument("--upscaler", action="append", default=[], help="upscaling: NAME=MODEL; may be repeated")
+    run.add_argument("--sheet", type=Path, help="upscaling: where a sheet to look at goes")
     run.add_argument("--work", type=Path, default=Path("runs/benchmarks"), help="where models and reports go")
     chart = verbs.add_parser("chart", help="draw KID against minutes")
     chart.add_argument("target", type=Path)

@@ -22,6 +22,7 @@ from benchmarks import machine, records
 from benchmarks.copies import copies
 from benchmarks.entrants import ENTRANTS, TRIVIAL, Entrant, our_command
 from benchmarks.pictures import BenchPictures, prepare
+from benchmarks.upscaling import upscaling
 from bowerbird.errors import Stopped
 from bowerbird.evaluate import evaluate, metrics
 from bowerbird.models.features import extract
@@ -199,6 +200,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], Found]] = {
     "startup": startup,
     "judging": judging,
     "copies": copies,
+    "upscaling": upscaling,
 }
 
 

@@ -187,6 +187,10 @@ class Recipe(Section):
             raise ValueError(f"autoencoder.factor = {self.autoencoder.factor} does not divide data.size = {self.data.size}")
         if self.model.network == "upscaler" and (self.upscaler.crop % self.upscaler.factor or self.data.size % self.upscaler.factor):
             raise ValueError(f"upscaler.factor = {self.upscaler.factor} divides upscaler.crop and data.size; choose such ones")
+        if self.model.network == "upscaler" and self.upscaler.perceptual and self.upscaler.crop < 32:
+            raise ValueError(
+                f"upscaler.crop = {self.upscaler.crop} is too small for the ImageNet network; 32 is the least, or perceptual = 0"
+            )
         if self.model.network == "upscaler" and self.upscaler.crop > self.data.size:
             raise ValueError(f"upscaler.crop = {self.upscaler.crop} is larger than data.size = {self.data.size}, from which it is cut")
         if self.diffusion.noise_levels == "uniform-t" and self.diffusion.prediction not in ("eps", "v"):
