@@ -50,6 +50,7 @@ def page(folder: Path) -> str:
         *_speed(read_all(folder, "speed")),
         *_startup(read_all(folder, "startup")),
         *_judging(read_all(folder, "judging")),
+        *_upscaling(read_all(folder, "upscaling")),
         *_copies(read_all(folder, "copies")),
         *_sheets(folder),
         *_made(read_all(folder)),
@@ -153,6 +154,19 @@ def _judging(records: list[Record]) -> list[str]:
         for r in records
     ]
     return _section("Judging, from files to report", ("pictures", "cores", "seconds", "memory"), rows)
+
+
+def _upscaling(records: list[Record]) -> list[str]:
+    head = ("", "of", "pictures", "KID x1000", "SWD at 256 px", "SWD at 128 px", "PSNR", "SSIM", "consistency", "core seconds")
+    rows: list[tuple[object, ...]] = [
+        (
+            *(row["upscaler"], row["of"], row["pictures"], *(_margin(row[key]) for key in ("kid", "swd_256", "swd_128"))),
+            *(f"{row['psnr']:.1f} dB", f"{row['ssim']:.3f}", f"{row['consistency']:.1f} dB", f"{row['cpu_seconds']:.2f}"),
+        )
+        for r in records
+        for row in r["rows"]
+    ]
+    return _section("Upscalers, 64 to 256 pixels", head, rows)
 
 
 def _copies(records: list[Record]) -> list[str]:
