@@ -222,9 +222,8 @@ def _with_weights(build: Callable[[], Network], tensors: Mapping[str, Tensor], p
 
 
 def _open_upscaler(folder: Path) -> Upscaler:
-    network = Upscaler(_checked(UpscalerConfig, _read_json(folder / "upscaler/config.json"), folder))
-    weights.load_into(network, weights.load(folder / _UPSCALER_WEIGHTS), str(folder / "upscaler"))
-    return network.eval()
+    settings = _checked(UpscalerConfig, read_config(folder / "upscaler/config.json"), folder)
+    return _with_weights(lambda: Upscaler(settings), weights.load(folder / _UPSCALER_WEIGHTS), folder / "upscaler").eval()
 
 
 def _open_conditions(folder: Path, manifest: Manifest) -> dict[str, Condition]:

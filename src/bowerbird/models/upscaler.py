@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from bowerbird.models.autoencoder import in_tiles
@@ -27,9 +29,9 @@ PROJECTION_REACH = 5  # small pixels that a round looks further: two filters of 
 class UpscalerConfig:
     """Everything that decides the shapes of the weights."""
 
-    factor: int
-    width: int
-    convolutions: int
+    factor: Annotated[int, Field(ge=2, le=8)]
+    width: Annotated[int, Field(ge=1, le=1_024)]
+    convolutions: Annotated[int, Field(ge=0, le=64)]
 
 
 class Upscaler(nn.Module):
@@ -54,7 +56,7 @@ class Upscaler(nn.Module):
     def forward(self, low: Tensor, noise: Tensor) -> Tensor:
         level = noise.to(low).view(-1, 1, 1, 1).expand(-1, 1, *low.shape[2:])
         detail = F.pixel_shuffle(self.layers(torch.cat([low * 0.5 + 0.5, level], dim=1)), self.factor)
-        return 2 * detail + F.interpolate(low, scale_factor=self.factor, mode="nearest")  # type: ignore[no-any-return]
+        return 2 * detail + F.interpolate(low, scale_factor=self.factor, mode="nearest")
 
     @property
     def reach(self) -> int:
@@ -75,7 +77,7 @@ def enlarged(
 
     def work(tile: Tensor) -> Tensor:
         on_tile()
-        found = network(tile, level).float().clamp(-1, 1)
+        found: Tensor = network(tile, level).float().clamp(-1, 1)
         if consistent:
             found = projected(found, tile, network.factor)
         return (found * 127.5 + 127.5).round().to(torch.uint8)

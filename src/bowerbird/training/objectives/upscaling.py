@@ -25,6 +25,7 @@ from bowerbird.models.upscaler import Upscaler
 from bowerbird.pages import contact_sheet, png_bytes
 from bowerbird.pixels import Pixels, to_pixels, to_x0
 from bowerbird.recipe import Recipe
+from bowerbird.training.adversary import Adversary
 from bowerbird.training.batches import Batch, chosen_pictures, noise
 from bowerbird.training.build import build_upscaler
 from bowerbird.training.objectives.autoencoding import feature_distance, pixel_error
@@ -45,6 +46,8 @@ class WornBatch(Batch):
 
 class Upscaling:
     """A network that enlarges in one step."""
+
+    adversary: Adversary | None = None
 
     def __init__(self, recipe: Recipe, pictures: Pictures, device: torch.device, precision: str) -> None:
         self.recipe, self.pictures, self.device, self.precision = recipe, pictures, device, precision
