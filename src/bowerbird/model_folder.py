@@ -88,8 +88,8 @@ class Manifest(About):
 
     @model_validator(mode="after")
     def _whole(self) -> Manifest:
-        if (self.denoiser is None) != (self.kind == "autoencoder"):
-            raise ValueError("an autoencoder has no denoiser, and everything else has one")
+        if (self.denoiser is None) != (self.kind in ("autoencoder", "upscaler")):
+            raise ValueError("an autoencoder or upscaler has no denoiser, and everything else has one")
         if self.denoiser is not None and self.sampling is None:
             raise ValueError("what paints says how: sampling is missing")
         return self
