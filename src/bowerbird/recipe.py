@@ -100,6 +100,8 @@ class Condition(Section):
 
     label: bool = Field(False, description="learn the class names of sub-folders or metadata")
     label_drop: float = Field(0.1, ge=0, le=1, description="how often the label is dropped")
+    text: bool = Field(False, description="learn the captions, and paint what a prompt says")
+    text_drop: float = Field(0.1, ge=0, le=1, description="how often the caption is dropped")
     image_embedding: bool = Field(
         False, description="learn what each picture shows, as an ImageNet network sees it; painting draws from what the pictures show"
     )

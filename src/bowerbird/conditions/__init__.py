@@ -1,6 +1,6 @@
 """What steers a picture: conditions, each an object that owns its input, its dropping, its part of the network and its files.
 
-    label             a class                             image_embedding   what a picture shows, in 64 numbers
+    label   a class        text   words        image_embedding   what a picture shows, in 64 numbers
 
 A model carries the conditions it was trained with, by name.  To add one: write its module, name it in CONDITIONS, give it its
 two fields in the recipe's [condition] section.  Nothing else knows how many there are.
@@ -56,6 +56,9 @@ class Condition(Protocol):
     def unwanted(self, request: PaintRequest, count: int) -> Cond:
         """What guidance leads away from; by default, nothing."""
 
+    def remarks(self, request: PaintRequest) -> Iterator[str]:
+        """What whoever asks should know of how the request is read, each as the rest of a sentence: "this model ..."."""
+
     def settings(self) -> dict[str, Any]:
         """What the manifest says of it."""
 
@@ -74,8 +77,9 @@ def known_conditions() -> dict[str, type[Condition]]:
     """Every condition there is, by its name in recipes, manifests and networks."""
     from bowerbird.conditions.image_embedding import ImageEmbedding
     from bowerbird.conditions.label import Label
+    from bowerbird.conditions.text import Text
 
-    return {each.name: each for each in (Label, ImageEmbedding)}
+    return {each.name: each for each in (Label, Text, ImageEmbedding)}
 
 
 def learnt_conditions(

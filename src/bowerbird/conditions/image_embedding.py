@@ -101,6 +101,9 @@ class ImageEmbedding:
     def unwanted(self, request: PaintRequest, count: int) -> Cond:
         return {}
 
+    def remarks(self, request: PaintRequest) -> Iterator[str]:
+        yield from ()
+
     def settings(self) -> dict[str, Any]:
         return {"label_names": self.label_names}
 

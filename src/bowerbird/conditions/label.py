@@ -60,6 +60,9 @@ class Label:
     def unwanted(self, request: PaintRequest, count: int) -> Cond:
         return {}
 
+    def remarks(self, request: PaintRequest) -> Iterator[str]:
+        yield from ()
+
     def settings(self) -> dict[str, Any]:
         return {"names": self.names}
 

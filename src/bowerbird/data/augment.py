@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bowerbird import draws
+
+SIDES = re.compile(r"\b(left|right)\b|\btext\b|\bletters?\b|\bwords?\b", re.IGNORECASE)  # a caption that a mirror image contradicts
 
 
 def mirrored(seed: int, samples: Sequence[int] | NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -17,4 +20,9 @@ def mirrored(seed: int, samples: Sequence[int] | NDArray[np.int64]) -> NDArray[n
 
 def flip(pixels: NDArray[np.uint8], seed: int, samples: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
     """`pixels` (b, h, w, 3), mirrored left to right where `mirrored` says so for that row's sample number."""
-    return np.where(mirrored(seed, samples)[:, None, None, None], pixels[:, :, ::-1], pixels)
+    return flipped(pixels, mirrored(seed, samples))
+
+
+def flipped(pixels: NDArray[np.uint8], which: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """`pixels` (b, h, w, 3), those rows mirrored left to right."""
+    return np.where(which[:, None, None, None], pixels[:, :, ::-1], pixels)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bowerbird.data.augment import SIDES
 from bowerbird.data.decode import Examined, Fit
 from bowerbird.data.layouts import Said
 from bowerbird.data.picture_set import Pictures
@@ -18,8 +19,6 @@ from bowerbird.data.picture_set import Pictures
 # below a tenth of it the picture holds nothing finer than about an eightieth of its width.
 _BLURRED = 0.1
 _DARK, _LIGHT, _FLAT = 80, 240, 5.0  # grey levels: the 99th percentile, the 5th, the standard deviation
-
-_SIDES = re.compile(r"\b(left|right)\b|\btext\b|\bletters?\b|\bwords?\b", re.IGNORECASE)
 
 
 def summarize(pictures: Pictures, source: str, size: int, fit: Fit, how_held: str, said: Said) -> dict[str, Any]:
@@ -115,7 +114,7 @@ def _captions(pictures: Pictures, said: Said) -> dict[str, Any]:
         "words_min_mean_max": [min(words), round(float(np.mean(words)), 1), max(words)] if words else [0, 0, 0],
         "commonest": [[caption, count] for caption, count in uses.most_common(5) if count > 1],
         "words": Counter(word for caption in captions for word in set(re.findall(r"\w+", caption.lower()))).most_common(40),
-        "mention_sides_or_text": sum(any(map(_SIDES.search, several)) for several in pictures.captions),
+        "mention_sides_or_text": sum(any(map(SIDES.search, several)) for several in pictures.captions),
         "conflicts": len(said.conflicts),
         "rows_without_picture": said.orphans,
         "problems": said.problems,

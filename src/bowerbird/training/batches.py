@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bowerbird import draws
-from bowerbird.data.augment import flip
+from bowerbird.data.augment import SIDES, flipped, mirrored
 from bowerbird.data.picture_set import Pictures
 from bowerbird.pixels import to_x0
 from bowerbird.recipe import Recipe
@@ -51,19 +51,29 @@ class Samples(Protocol):
         """x0 of the chosen pictures as they are."""
 
 
-class PixelSamples:
-    """Pixels in -1..1, about half of them mirrored where the recipe flips."""
+class Mirrors:
+    """Which samples are mirror images: about half where the recipe flips, but none that its caption, if it is learnt, would contradict."""
 
     def __init__(self, pictures: Pictures, recipe: Recipe) -> None:
-        self.pixels, self.seed, self.flip = pictures.pixels, recipe.data.seed, recipe.data.flip
+        self.seed, self.flip = recipe.data.seed, recipe.data.flip
+        self.sided = np.array([recipe.condition.text and any(map(SIDES.search, said)) for said in pictures.captions], np.bool_)
+
+    def __call__(self, chosen: NDArray[np.int64], samples: NDArray[np.int64]) -> NDArray[np.bool_]:
+        return mirrored(self.seed, samples) & self.flip & ~self.sided[chosen]
+
+
+class PixelSamples:
+    """Pixels in -1..1, some of them mirrored."""
+
+    def __init__(self, pictures: Pictures, recipe: Recipe) -> None:
+        self.pixels, self.mirrored = pictures.pixels, Mirrors(pictures, recipe)
         self.shape = (3, recipe.data.size, recipe.data.size)
 
     def preparation_seconds(self, pictures: Pictures) -> float:
         return 0.0
 
     def drawn(self, chosen: NDArray[np.int64], samples: NDArray[np.int64]) -> Tensor:
-        pixels = self.pixels[chosen]
-        return to_x0(flip(pixels, self.seed, samples) if self.flip else pixels)
+        return to_x0(flipped(self.pixels[chosen], self.mirrored(chosen, samples)))
 
     def plain(self, chosen: NDArray[np.int64]) -> Tensor:
         return to_x0(self.pixels[chosen])

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bowerbird.cache import cache_root, lock
-from bowerbird.data.augment import mirrored
 from bowerbird.data.picture_set import Pictures
 from bowerbird.errors import RecipeError, ResourceError
 from bowerbird.models.autoencoder import Autoencoder, LatentSpace
@@ -28,7 +27,7 @@ from bowerbird.pixels import to_x0
 from bowerbird.progress import OnProgress, Progress, tell
 from bowerbird.recipe import Recipe
 from bowerbird.storage import require_free
-from bowerbird.training.batches import noise
+from bowerbird.training.batches import Mirrors, noise
 
 SHA256_HEX = 64  # letters
 CHUNK_PIXELS = 2**20  # pictures encoded together; memory of one 1024 px picture
@@ -39,7 +38,7 @@ class LatentSamples:
     """Latents of mean 0 and standard deviation 1, drawn anew from each picture's Gaussian."""
 
     def __init__(self, store: LatentStore, pictures: Pictures, on_progress: OnProgress | None = None) -> None:
-        self.store, self.recipe = store, store.recipe
+        self.store, self.recipe, self.mirrored = store, store.recipe, Mirrors(pictures, store.recipe)
         used = np.concatenate([pictures.train, pictures.held])
         self.rows, self.row_of = store.encoded(pictures, used, on_progress)
         mean, std = scale(self.rows, self.row_of[pictures.train])
@@ -51,7 +50,7 @@ class LatentSamples:
 
     def drawn(self, chosen: NDArray[np.int64], samples: NDArray[np.int64]) -> Tensor:
         seed = self.recipe.data.seed
-        side = mirrored(seed, samples).astype(np.int64) if self.recipe.data.flip else np.zeros(len(chosen), np.int64)
+        side = self.mirrored(chosen, samples).astype(np.int64)
         mean, std = torch.from_numpy(self.rows[self.row_of[chosen], side].astype(np.float32)).unbind(1)
         return self._scaled(mean + std * noise(seed, "latent noise", samples, self.shape))
 
