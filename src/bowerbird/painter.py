@@ -111,6 +111,9 @@ class OwnPainter:
         for final in announced(request, self.vocabulary, on_progress):
             if any(weight != 1 for _, weight in segments(parse(final.prompt))):
                 note(on_progress, "this model reads words without weights: (word:1.2) is read as word")
+            for condition in self.model.conditions.values():
+                for remark in condition.remarks(_spoken(final)):
+                    note(on_progress, f"this model {remark}")
             yield final
 
     @torch.inference_mode()
