@@ -53,7 +53,7 @@ def tokens(text: str) -> list[int]:
 def words(text: str) -> list[tuple[str, list[int]]]:
     """The words of a text as they are read, each with its tokens; what lies beyond LONGEST tokens is not read."""
     encoded = _encoded(text)
-    found: dict[int, tuple[int, int, list[int]]] = {}
+    found: dict[int | None, tuple[int, int, list[int]]] = {}
     for word, (start, stop), token in list(zip(encoded.word_ids, encoded.offsets, encoded.ids, strict=True))[:LONGEST]:
         first, _, its = found.get(word, (start, stop, []))
         found[word] = (first, stop, [*its, token])
