@@ -96,7 +96,7 @@ def test_the_first_noise_drowns_even_the_brightness_of_a_picture(name: str) -> N
     Noise has a mean of standard deviation sigma / n, pictures on white have one near 0.6 (latents: within 1 of 0).
     """
     recipe = read_recipe(name)
-    if recipe.model.network == "autoencoder" or recipe.diffusion.noise_levels == "uniform-t":
+    if recipe.model.network in ("autoencoder", "upscaler") or recipe.diffusion.noise_levels == "uniform-t":
         pytest.skip("no noise levels of its own")
     factor = 1 if recipe.model.autoencoder == "rgb" else open_autoencoder(recipe.model.autoencoder, torch.device("cpu")).factor
     side = recipe.data.size // factor
