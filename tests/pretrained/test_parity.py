@@ -106,7 +106,7 @@ def test_inpainting(
     tiny: Any, plain: Any, pictures: dict[str, Path], monkeypatch: pytest.MonkeyPatch, name: str, cls: str, strength: float
 ):
     """With inpainting networks and with ordinary ones, before the repainted part is joined to the rest (that is ours alone)."""
-    monkeypatch.setattr("bowerbird.pretrained.plan.join", lambda _original, painted, _mask: painted)
+    monkeypatch.setattr("bowerbird.repaint.join", lambda _original, painted, _mask: painted)
     image, mask = open_picture(pictures["small"]), open_mask(pictures["small-mask"])
     expected = theirs(plain(name, cls, "ddim"), image=image, mask_image=mask, strength=strength, width=64, height=64)
     fields = {"image": pictures["small"], "mask": pictures["small-mask"], "strength": strength}

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bowerbird import draws, weights
+from bowerbird.captioning import captions_of
 from bowerbird.data.picture_set import Pictures
-from bowerbird.errors import ModelError, PictureFolderError
+from bowerbird.errors import ModelError
 from bowerbird.models import text_encoder
 from bowerbird.models.conditioning import Cond, Steering
 from bowerbird.models.text_encoder import LONGEST, UNKNOWN, TextEncoder, padded, tokens
@@ -54,16 +55,12 @@ class Text:
 
     @classmethod
     def learn(cls, recipe: Recipe, pictures: Pictures, device: torch.device, on_progress: OnProgress | None) -> Self:
-        said = [caption for row in pictures.train for caption in pictures.captions[row]]
-        if not said:
-            raise PictureFolderError(
-                "none of the pictures has a caption, and condition.text learns from captions. Write some (bowerbird caption PICTURES), "
-                "or leave it out: --set condition.text=false."
-            )
+        captions = captions_of(pictures).texts  # their own, or what follows from their classes
+        said = [caption for row in pictures.train for caption in captions[row]]
         seen = torch.zeros(_vocabulary(), dtype=torch.bool)
         for caption in said:
             seen[tokens(caption)] = True
-        return cls(seen, learn_vocabulary(said), pictures.captions)
+        return cls(seen, learn_vocabulary(said), captions)
 
     @classmethod
     def open(cls, settings: Mapping[str, Any], folder: Path) -> Self:

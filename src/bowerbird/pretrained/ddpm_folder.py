@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 import torch
+from pydantic import ValidationError
 
 from bowerbird.conditions.label import Label
 from bowerbird.errors import ModelError, RequestError
@@ -182,7 +183,13 @@ def _read_betas(scheduler: dict[str, Any]) -> Betas:
     if scheduler.get("trained_betas") is not None:
         raise ModelError("this model has hand-made trained_betas, which Bowerbird does not read; open it with diffusers.")
     kind = _named(_BETAS, scheduler["beta_schedule"], "beta_schedule")
-    return Betas(kind=kind, num_steps=scheduler["num_train_timesteps"], start=scheduler["beta_start"], end=scheduler["beta_end"])
+    try:
+        return Betas(kind=kind, num_steps=scheduler["num_train_timesteps"], start=scheduler["beta_start"], end=scheduler["beta_end"])
+    except ValidationError as error:
+        told = ", ".join(f"{each['loc'][0]} = {each['input']!r:.40}" for each in error.errors())
+        raise ModelError(
+            f"this noise schedule does not fall from below 1 to 0 ({told}); check the betas of the model's scheduler."
+        ) from error
 
 
 def _named(table: dict[str, str], name: object, field: str) -> Any:
