@@ -26,6 +26,7 @@ FLOORS = (
     "training",
     "jobs",
     "server mcp",
+    "studio",
     "cli __main__",
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}

@@ -1,4 +1,4 @@
-"""The faces that others use: `serve`, `mcp`."""
+"""The faces that others use: `serve`, `studio`, `mcp`."""
 
 from __future__ import annotations
 
@@ -39,6 +39,24 @@ def serve(
     typer.echo(f"http://{host}:{port}/v1 speaks OpenAI's Images API; the queue is in {queue.home}; Ctrl-C ends it", err=True)
     devices = options.device.split(",") if options.device else [None]
     serve(queue, _catalogue(queue.home, models), host, port, key, devices, options.precision, keep_hours)
+
+
+@app.command()
+def studio(
+    context: typer.Context,
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8401,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="do not open one")] = False,
+    home: Home = None,
+    models: Models = None,
+) -> None:
+    """Paint and train in a browser on this machine."""
+    from bowerbird.jobs import Queue
+    from bowerbird.studio.run import PLACE, run_studio
+
+    queue, options = Queue(home), context.obj
+    typer.echo(f"http://127.0.0.1:{port}{PLACE} is the Studio; Ctrl-C ends it", err=True)
+    devices = options.device.split(",") if options.device else [None]
+    run_studio(queue, _catalogue(queue.home, models), port, not no_browser, devices, options.precision)
 
 
 @app.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,9 @@ from bowerbird.errors import MissingExtraError, RequestError, ResourceError
 from bowerbird.jobs import Catalogue, Queue, Supervisor
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
     from mcp.server.mcpserver import MCPServer
+    from starlette.types import ASGIApp
 
     from bowerbird.server.serving import Serving
 
@@ -28,10 +30,12 @@ def serve(
     devices: Sequence[str | None] = (None,),
     precision: str = "auto",
     keep_hours: float = 24.0,
+    wrap: Callable[[FastAPI, Serving], ASGIApp] | None = None,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C; then what is in hand is finished, and what waits stays in the queue.
 
-    RequestError for an address that needs a key, ResourceError when the port or the queue is in use.
+    `wrap` puts a further face around the application.  RequestError for an address that needs a key, ResourceError when the
+    port or the queue is in use.
     """
     try:
         import uvicorn
@@ -46,8 +50,9 @@ def serve(
         raise RequestError(f"others can reach the server at {host}, so it needs a key. Write one to a file and give --key-file FILE.")
     with _bound(host, port) as listening, Supervisor(queue, devices, precision) as supervisor:
         serving = Serving(queue, catalogue, supervisor.problem, loopback, keep_seconds=max(1.0, keep_hours) * 3600)
+        app = create_app(serving, key, _chat_tools(serving))
         config = uvicorn.Config(
-            create_app(serving, key, _chat_tools(serving)),
+            wrap(app, serving) if wrap is not None else app,
             log_level="warning",
             timeout_graceful_shutdown=DRAIN_SECONDS,
             server_header=False,

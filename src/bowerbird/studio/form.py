@@ -1,0 +1,64 @@
+"""Fields of a painting request as components, and back.  Label, help, bounds and choices are those of the request itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import annotated_types
+import gradio as gr
+
+from bowerbird.jobs import ModelEntry
+from bowerbird.prompts.library import styles
+from bowerbird.prompts.speeds import speeds
+from bowerbird.request import PaintRequest
+
+SIDES = ("left", "top", "right", "bottom")
+SAMPLERS = ["ddpm", "ddim", "euler", "heun", "dpm++2m", "euler-ancestral", "lcm"]
+MOST_AT_ONCE = 64  # pictures a click may ask for; the command line and the server have no such bound
+FOLDED = ("negative", "styles", "speed", "label", "size", "seed", "steps", "guidance", "sampler", "strength")
+
+
+def help_of(field: str) -> str:
+    return PaintRequest.model_fields[field].description or ""
+
+
+def bounds(field: str) -> tuple[float | None, float | None]:
+    """The lowest and the highest value the request allows."""
+    low = high = None
+    for rule in PaintRequest.model_fields[field].metadata:
+        low = rule.ge if isinstance(rule, annotated_types.Ge) else low  # type: ignore[assignment]
+        high = rule.le if isinstance(rule, annotated_types.Le) else high  # type: ignore[assignment]
+    return low, high
+
+
+def component(field: str) -> Any:
+    """The component for one of FOLDED; empty means that the model decides."""
+    low, high = bounds(field)
+    told: dict[str, Any] = {"label": field.replace("_", " "), "info": help_of(field)}
+    if field == "styles":
+        return gr.Dropdown(sorted(styles()), multiselect=True, **told)
+    if field == "speed":
+        return gr.Dropdown(["", *speeds()], value="", **told)
+    if field == "sampler":
+        return gr.Dropdown(["", *SAMPLERS], value="", **told)
+    if field == "label":
+        return gr.Dropdown([], value=None, allow_custom_value=True, **told)
+    if field in ("negative", "size"):
+        return gr.Textbox(placeholder="256x256" if field == "size" else "", **told)
+    if field == "strength":
+        return gr.Slider(low or 0, high or 1, value=0.6, step=0.05, **told)
+    return gr.Number(value=None, minimum=low, maximum=high, precision=0 if field in ("seed", "steps") else None, **told)
+
+
+def fields_of(values: dict[str, Any]) -> dict[str, Any]:
+    """What was filled in, as fields of a request; RequestError comes later, from the request."""
+    filled = {name: value for name, value in values.items() if value not in (None, "", [])}
+    if "size" in filled:
+        width, _, height = str(filled["size"]).lower().replace("×", "x").partition("x")
+        filled["size"] = (width.strip(), height.strip())
+    return filled
+
+
+def labels_of(entry: ModelEntry) -> Any:
+    """The label field for this model."""
+    return gr.update(choices=entry.labels, value=None, visible=bool(entry.labels))

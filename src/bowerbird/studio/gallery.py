@@ -1,0 +1,94 @@
+"""The Gallery tab: everything painted through this queue; search, compare, settings again, a bin."""
+
+from __future__ import annotations
+
+import html
+import shutil
+from typing import Any
+
+import gradio as gr
+
+from bowerbird.jobs import Job, Queue
+from bowerbird.picture_metadata import read_metadata
+from bowerbird.studio.painting import tile
+
+SHOWN = 120
+
+
+def found(queue: Queue, words: str) -> list[Job]:
+    """Finished paintings whose words hold every one of `words`, the newest first."""
+    wanted = words.lower().split()
+    jobs = queue.jobs(states=("done",), kinds=("paint", "upscale"), limit=1000)
+    text = (
+        (job, f"{job.request.get('prompt', '')} {job.request.get('label') or ''} {job.request.get('model', '')}".lower()) for job in jobs
+    )
+    return [job for job, said in text if all(word in said for word in wanted) and any(path.is_file() for path in job.paths)]
+
+
+def to_bin(queue: Queue, job_id: str) -> None:
+    """Out of the gallery; its folder stays in HOME/bin until somebody empties it."""
+    queue.get(job_id)
+    folder = queue.home / "jobs" / job_id
+    if folder.is_dir():
+        (queue.home / "bin").mkdir(exist_ok=True)
+        shutil.move(folder, queue.home / "bin" / job_id)
+    queue.forget(job_id)
+
+
+def gallery_tab(queue: Queue, form: dict[str, Any]) -> None:
+    """Build the tab; `form`: the components of Paint, which it can fill in."""
+    with gr.Row():
+        search = gr.Textbox(placeholder="words of the prompt", label="search", scale=4)
+        refresh = gr.Button("Look again", scale=1)
+    sheet = gr.HTML()
+    with gr.Row():
+        one = gr.Dropdown([], label="picture", scale=3)
+        other = gr.Dropdown([], label="beside", scale=3)
+        again = gr.Button("Use its settings", scale=1)
+        away = gr.Button("Into the bin", scale=1, variant="stop")
+    beside = gr.HTML()
+
+    def show(words: str) -> tuple[Any, Any, Any]:
+        jobs = found(queue, words)
+        tiles = [tile(job, number) for job in jobs for number in range(len(job.paths))][:SHOWN]
+        names = [(_title(job), job.id) for job in jobs]
+        page = f'<div class="tiles small">{"".join(tiles)}</div>' if tiles else '<p class="sentence">nothing painted yet</p>'
+        return page, gr.update(choices=names), gr.update(choices=names)
+
+    def compare(first: str | None, second: str | None) -> str:
+        jobs = [queue.get(each) for each in (first, second) if each]
+        return '<div class="tiles">' + "".join(tile(job, 0) + _told(job) for job in jobs) + "</div>"
+
+    def recall(job_id: str | None) -> list[Any]:
+        if not job_id:
+            return [gr.update() for _ in form]
+        fields = queue.get(job_id).request
+        size = fields.get("size")
+        values = {**fields, "size": "x".join(map(str, size)) if size else ""}
+        return [gr.update() if name == "model" else gr.update(value=values.get(name)) for name in form]
+
+    def throw(job_id: str | None, words: str) -> tuple[Any, Any, Any]:
+        if job_id:
+            to_bin(queue, job_id)
+        return show(words)
+
+    for event in (search.change, refresh.click):
+        event(show, search, [sheet, one, other], show_progress="hidden")
+    for chosen in (one, other):
+        chosen.change(compare, [one, other], beside, show_progress="hidden")
+    again.click(recall, one, list(form.values()), show_progress="hidden")
+    away.click(throw, [one, search], [sheet, one, other], show_progress="hidden")
+
+
+def _title(job: Job) -> str:
+    return f"{str(job.request.get('prompt') or job.request.get('label') or 'without words')[:60]} · {job.id[:4]}"
+
+
+def _told(job: Job) -> str:
+    """The settings a picture carries."""
+    metadata = read_metadata(job.paths[0]) if job.paths and job.paths[0].is_file() else None
+    said = {
+        name: value for name, value in (metadata.fields if metadata else {}).items() if value not in (None, "", [], {}) and name != "asked"
+    }
+    rows = "".join(f"<tr><th>{html.escape(name)}</th><td>{html.escape(str(value))}</td></tr>" for name, value in said.items())
+    return f'<table class="told">{rows}</table>'

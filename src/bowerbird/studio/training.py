@@ -1,0 +1,115 @@
+"""The Train tab: a folder, what is in it, a recipe and a budget, and the run while it learns."""
+
+from __future__ import annotations
+
+import html
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from bowerbird.errors import BowerbirdError
+from bowerbird.jobs import Job, Queue, TrainRequest
+from bowerbird.jobs.requests import read_job_request
+from bowerbird.recipe import built_in_recipes, recipe_text
+
+SHOWN_FILES = ("grid", "curves.png", "progress.gif", "report.html")  # of a run, by the names under which its route has them
+
+
+def train_tab(queue: Queue) -> gr.Timer:
+    """Build the tab; returns the timer that keeps the run fresh while it is open."""
+    with gr.Row():
+        folder = gr.Textbox(label="pictures", info=TrainRequest.model_fields["pictures"].description, scale=4, elem_id="folder")
+        look = gr.Button("Look through", scale=1)
+    found = gr.HTML()
+    with gr.Row():
+        recipe = gr.Dropdown(built_in_recipes(), value="latent-64", label="recipe", scale=2)
+        hours = gr.Number(0.2, minimum=0.01, label="hours", info=TrainRequest.model_fields["hours"].description, scale=1)
+        go = gr.Button("Train", variant="primary", scale=1, elem_id="train")
+    about = gr.HTML(_about("latent-64"))
+    state = gr.HTML()
+    with gr.Row():
+        run = gr.Dropdown([], label="run", scale=4)
+        stop, go_on = gr.Button("Stop", scale=1), gr.Button("Go on", scale=1)
+    shown = gr.HTML()
+    timer = gr.Timer(3, active=False)
+
+    def inspect(where: str) -> str:
+        from bowerbird.data.report import inspect as look_through
+
+        try:
+            return f'<pre class="told">{html.escape(look_through(Path(where), 64).to_text())}</pre>'
+        except BowerbirdError as error:
+            return f'<p class="sentence bad">{html.escape(str(error))}</p>'
+
+    def start(where: str, which: str, how_long: float) -> Any:
+        try:
+            asked = read_job_request(TrainRequest, {"pictures": where, "recipe": which, "hours": how_long})
+            (job,) = queue.submit("train", [asked], origin="studio")
+        except BowerbirdError as error:
+            return f'<p class="sentence bad">{html.escape(str(error))}</p>', gr.update()
+        return '<p class="sentence">accepted; it goes on when this page is closed</p>', gr.update(choices=_names(queue), value=job.id)
+
+    def show(job_id: str | None) -> tuple[Any, str]:
+        names = _names(queue)
+        job_id = job_id or (names[0][1] if names else None)
+        return gr.update(choices=names, value=job_id), _run(queue.get(job_id)) if job_id else ""
+
+    def cancel(job_id: str | None) -> None:
+        if job_id:
+            queue.cancel(job_id)
+
+    def resume(job_id: str | None) -> Any:
+        """The same training again goes on from its checkpoint."""
+        if not job_id:
+            return gr.update()
+        (job,) = queue.submit("train", [queue.get(job_id).asked()], origin="studio")
+        return gr.update(choices=_names(queue), value=job.id)
+
+    look.click(inspect, folder, found)
+    recipe.change(_about, recipe, about, show_progress="hidden")
+    go.click(start, [folder, recipe, hours], [state, run], show_progress="hidden")
+    stop.click(cancel, run, None, show_progress="hidden")
+    go_on.click(resume, run, run, show_progress="hidden")
+    timer.tick(show, run, [run, shown], show_progress="hidden")
+    return timer
+
+
+def file_of_run(job: Job, name: str) -> Path | None:
+    """One of SHOWN_FILES of a training's folder, if it is there."""
+    where = job.request.get("out")
+    if where is None or name not in SHOWN_FILES:
+        return None
+    if name == "grid":
+        return max((Path(where) / "samples").glob("epoch-*.png"), default=None)
+    path = Path(where) / name
+    return path if path.is_file() else None
+
+
+def _names(queue: Queue) -> list[tuple[str, str]]:
+    jobs = queue.jobs(kinds=("train", "tune"), limit=50)
+    return [(f"{Path(str(job.request.get('pictures'))).name} · {job.state} · {job.id[:4]}", job.id) for job in jobs]
+
+
+def _about(name: str) -> str:
+    """What the recipe says of itself."""
+    lines = [line.removeprefix("# ") for line in recipe_text(name).splitlines() if line.startswith("#")]
+    return f'<p class="sentence">{html.escape(" ".join(lines))}</p>'
+
+
+def _run(job: Job) -> str:
+    progress = job.progress
+    words = job.error.message if job.error else job.state
+    if progress is not None and progress.total and not job.is_over:
+        left = f", about {progress.seconds_left / 60:.0f} min left" if progress.seconds_left else ""
+        words = f"{progress.phase} {progress.done:,} of {progress.total:,}{left}"
+    notes = "".join(f'<p class="sentence note">{html.escape(note)}</p>' for note in job.notes)
+    stamp = progress.done if progress else 0
+    pictures = "".join(
+        f'<figure><img src="/studio-files/{job.id}/{name}?{stamp}" alt="{name} of the run"></figure>'
+        for name in ("grid", "curves.png")
+        if file_of_run(job, name)
+    )
+    report = f'<a href="/studio-files/{job.id}/report.html" target="_blank">the whole report</a>' if file_of_run(job, "report.html") else ""
+    kind = "bad" if job.error else ""
+    return f'<p class="sentence {kind}">{html.escape(words)}</p>{notes}<div class="tiles wide">{pictures}</div>{report}'
