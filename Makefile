@@ -14,7 +14,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info < (3, 14); sys.exit(0 if ok else "Bowerbird needs Python 3.11 to 3.13, this is %d.%d. Give another: make PYTHON=python3.12" % sys.version_info[:2])'
 	@$(PYTHON) -m venv $(VENV) || { echo "python3-venv is missing; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 	$(RUN)/pip install --quiet --upgrade pip
-	$(RUN)/pip install --quiet --constraint constraints.txt --editable '.[pretrained,evaluate,safety,server,mcp]' --group dev
+	$(RUN)/pip install --quiet --constraint constraints.txt --editable '.[pretrained,evaluate,safety,server,mcp,studio]' --group dev
 	@touch $@
 
 # ---------------------------------------------------------------- the main job, end to end

@@ -35,7 +35,8 @@ def look() -> dict[str, Any]:
 
 def create_studio(queue: Queue, catalogue: Catalogue) -> gr.Blocks:
     """The Studio as a Gradio page over this queue."""
-    with gr.Blocks(title="Bowerbird Studio", analytics_enabled=False, fill_width=True) as page:
+    page = gr.Blocks(title="Bowerbird Studio", analytics_enabled=False, fill_width=True)
+    with page:
         gr.HTML('<h1 class="name">Bowerbird</h1>')
         with gr.Tabs():
             with gr.Tab("Paint"):

@@ -24,11 +24,10 @@ def help_of(field: str) -> str:
 
 def bounds(field: str) -> tuple[float | None, float | None]:
     """The lowest and the highest value the request allows."""
-    low = high = None
-    for rule in PaintRequest.model_fields[field].metadata:
-        low = rule.ge if isinstance(rule, annotated_types.Ge) else low  # type: ignore[assignment]
-        high = rule.le if isinstance(rule, annotated_types.Le) else high  # type: ignore[assignment]
-    return low, high
+    rules = PaintRequest.model_fields[field].metadata
+    lowest: list[Any] = [rule.ge for rule in rules if isinstance(rule, annotated_types.Ge)]
+    highest: list[Any] = [rule.le for rule in rules if isinstance(rule, annotated_types.Le)]
+    return next(iter(lowest), None), next(iter(highest), None)
 
 
 def component(field: str) -> Any:

@@ -43,7 +43,7 @@ def paint_tab(queue: Queue, catalogue: Catalogue) -> dict[str, Any]:
     said = gr.HTML(elem_id="said")
     shown = gr.HTML(elem_id="shown")
     with gr.Accordion("More settings", open=False):
-        folded = {}
+        folded: dict[str, Any] = {}
         for pair in (FOLDED[:2], FOLDED[2:4], FOLDED[4:7], FOLDED[7:9]):
             with gr.Row():
                 folded |= {name: component(name) for name in pair}
@@ -69,8 +69,8 @@ def paint_tab(queue: Queue, catalogue: Catalogue) -> dict[str, Any]:
         except BowerbirdError as error:
             yield _sentence(str(error), "bad"), gr.update(), []
             return
-        for job in queue.follow(job.id):
-            yield _progress(job), _results(job) if job.is_over else _preview(job), [job.id]
+        for now in queue.follow(job.id):
+            yield _progress(now), _results(now) if now.is_over else _preview(now), [now.id]
 
     def cancel(ids: list[str]) -> None:
         for job_id in ids:
@@ -133,7 +133,8 @@ def _preview(job: Job) -> Any:
     newest = job.preview_paths()[-1:]
     if not newest:
         return gr.update()
-    return f'<div class="tiles"><figure><img class="early" src="/api/jobs/{job.id}/preview?{newest[0].name}" alt="how it looks now"></figure></div>'
+    place = f"/api/jobs/{job.id}/preview?{newest[0].name}"
+    return f'<div class="tiles"><figure><img class="early" src="{place}" alt="how it looks now"></figure></div>'
 
 
 def _results(job: Job) -> Any:
