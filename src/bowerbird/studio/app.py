@@ -39,10 +39,10 @@ def create_studio(queue: Queue, catalogue: Catalogue) -> gr.Blocks:
     with page:
         gr.HTML('<h1 class="name">Bowerbird</h1>')
         with gr.Tabs():
-            with gr.Tab("Paint"):
+            with gr.Tab("Paint") as painting:
                 form = paint_tab(queue, catalogue)
-            with gr.Tab("Gallery"):
-                gallery_tab(queue, form)
+            with gr.Tab("Gallery") as gallery:
+                gallery_tab(queue, form, gallery)
             with gr.Tab("Train") as train:
                 training = train_tab(queue)
             with gr.Tab("Queue") as waiting:
@@ -51,6 +51,8 @@ def create_studio(queue: Queue, catalogue: Catalogue) -> gr.Blocks:
                 cards = gr.HTML()
         for tab, timer in ((train, training), (waiting, queued)):  # only an open tab asks again and again
             tab.select(lambda: gr.Timer(active=True), None, timer, show_progress="hidden")
+        painting.select(lambda: _offered(catalogue), None, form["model"], show_progress="hidden")  # a run may have ended since
+        page.load(lambda: _offered(catalogue), None, form["model"], show_progress="hidden")
         models.select(lambda: _cards(catalogue), None, cards, show_progress="hidden")
         _remember(page, form)
     return page
@@ -59,7 +61,7 @@ def create_studio(queue: Queue, catalogue: Catalogue) -> gr.Blocks:
 def _remember(page: gr.Blocks, form: dict[str, Any]) -> None:
     """Settings are those of last time, also after a restart of program or machine: the browser keeps them."""
     kept = gr.BrowserState({}, storage_key=REMEMBERED, secret=REMEMBERED)  # not a secret: only so that a restart can read it
-    fields = [name for name in form if name != "prompt"]
+    fields = [name for name in form if name not in ("prompt", "model", "label")]  # what depends on the models there are is chosen anew
 
     def save(*values: Any) -> dict[str, Any]:
         return dict(zip(fields, values, strict=True))
@@ -71,6 +73,11 @@ def _remember(page: gr.Blocks, form: dict[str, Any]) -> None:
     page.load(recall, kept, components, show_progress="hidden")
     for each in components:
         each.change(save, components, kept, show_progress="hidden", queue=False)
+
+
+def _offered(catalogue: Catalogue) -> Any:
+    """The models there are now, as choices."""
+    return gr.update(choices=[entry.name for entry in catalogue.entries()])
 
 
 def _cards(catalogue: Catalogue) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import annotated_types
@@ -30,9 +31,8 @@ def bounds(field: str) -> tuple[float | None, float | None]:
     return next(iter(lowest), None), next(iter(highest), None)
 
 
-def component(field: str) -> Any:
-    """The component for one of FOLDED; empty means that the model decides."""
-    low, high = bounds(field)
+def component(field: str, labels: Sequence[str] = ()) -> Any:
+    """The component for one of FOLDED; empty means that the model decides.  labels: those the model at first knows."""
     told: dict[str, Any] = {"label": field.replace("_", " "), "info": help_of(field)}
     if field == "styles":
         return gr.Dropdown(sorted(styles()), multiselect=True, **told)
@@ -41,17 +41,19 @@ def component(field: str) -> Any:
     if field == "sampler":
         return gr.Dropdown(["", *SAMPLERS], value="", **told)
     if field == "label":
-        return gr.Dropdown([], value=None, allow_custom_value=True, **told)
+        return gr.Dropdown(list(labels), value=None, allow_custom_value=True, visible=bool(labels), **told)
     if field in ("negative", "size"):
         return gr.Textbox(placeholder="256x256" if field == "size" else "", **told)
     if field == "strength":
+        low, high = bounds(field)
         return gr.Slider(low or 0, high or 1, value=0.6, step=0.05, **told)
-    return gr.Number(value=None, minimum=low, maximum=high, precision=0 if field in ("seed", "steps") else None, **told)
+    return gr.Textbox(**told)  # not gr.Number: that makes a 0 of an empty one; the request reads the words and checks the bounds
 
 
 def fields_of(values: dict[str, Any]) -> dict[str, Any]:
     """What was filled in, as fields of a request; RequestError comes later, from the request."""
-    filled = {name: value for name, value in values.items() if value not in (None, "", [])}
+    stripped = {name: value.strip() if isinstance(value, str) else value for name, value in values.items()}
+    filled = {name: value for name, value in stripped.items() if value not in (None, "", [])}
     if "size" in filled:
         width, _, height = str(filled["size"]).lower().replace("×", "x").partition("x")
         filled["size"] = (width.strip(), height.strip())

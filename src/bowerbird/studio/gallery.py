@@ -35,8 +35,8 @@ def to_bin(queue: Queue, job_id: str) -> None:
     queue.forget(job_id)
 
 
-def gallery_tab(queue: Queue, form: dict[str, Any]) -> None:
-    """Build the tab; `form`: the components of Paint, which it can fill in."""
+def gallery_tab(queue: Queue, form: dict[str, Any], tab: gr.Tab) -> None:
+    """Build the tab into `tab`; `form`: the components of Paint, which it can fill in."""
     with gr.Row():
         search = gr.Textbox(placeholder="words of the prompt", label="search", scale=4)
         refresh = gr.Button("Look again", scale=1)
@@ -65,14 +65,16 @@ def gallery_tab(queue: Queue, form: dict[str, Any]) -> None:
         fields = queue.get(job_id).request
         size = fields.get("size")
         values = {**fields, "size": "x".join(map(str, size)) if size else ""}
-        return [gr.update() if name == "model" else gr.update(value=values.get(name)) for name in form]
+        texts = {name for name, each in form.items() if isinstance(each, gr.Textbox)}
+        read = {name: str(values[name]) if name in texts and values.get(name) is not None else values.get(name) for name in form}
+        return [gr.update() if name == "model" else gr.update(value=read[name]) for name in form]
 
     def throw(job_id: str | None, words: str) -> tuple[Any, Any, Any]:
         if job_id:
             to_bin(queue, job_id)
         return show(words)
 
-    for event in (search.change, refresh.click):
+    for event in (tab.select, search.change, refresh.click):
         event(show, search, [sheet, one, other], show_progress="hidden")
     for chosen in (one, other):
         chosen.change(compare, [one, other], beside, show_progress="hidden")
@@ -87,8 +89,7 @@ def _title(job: Job) -> str:
 def _told(job: Job) -> str:
     """The settings a picture carries."""
     metadata = read_metadata(job.paths[0]) if job.paths and job.paths[0].is_file() else None
-    said = {
-        name: value for name, value in (metadata.fields if metadata else {}).items() if value not in (None, "", [], {}) and name != "asked"
-    }
+    fields = metadata.fields if metadata else {}
+    said = {name: value for name, value in fields.items() if value not in (None, "", [], {}) and value is not False and name != "asked"}
     rows = "".join(f"<tr><th>{html.escape(name)}</th><td>{html.escape(str(value))}</td></tr>" for name, value in said.items())
     return f'<table class="told">{rows}</table>'

@@ -25,7 +25,7 @@ PREVIEWS = 8
 def paint_tab(queue: Queue, catalogue: Catalogue) -> dict[str, Any]:
     """Build the tab; returns its components by name, for the other tabs to fill in."""
     names = [entry.name for entry in catalogue.entries()]
-    default = catalogue.find(None).name if names else None
+    default = catalogue.find(None) if names else None
     with gr.Row(elem_classes="ask"):
         prompt = gr.Textbox(
             show_label=False, container=False, lines=2, max_lines=8, autofocus=True, elem_id="prompt", scale=8,
@@ -38,7 +38,9 @@ def paint_tab(queue: Queue, catalogue: Catalogue) -> dict[str, Any]:
         for words in EXAMPLES:
             gr.Button(words, size="sm").click(lambda words=words: words, None, prompt, show_progress="hidden")
     with gr.Row():
-        model = gr.Dropdown(names, value=default, label="model", scale=2)
+        model = gr.Dropdown(
+            names, value=default.name if default else None, label="model", allow_custom_value=True, scale=2
+        )  # it may be gone by the click
         count = gr.Slider(1, MOST_AT_ONCE, value=4, step=1, label="pictures", scale=1)
     said = gr.HTML(elem_id="said")
     shown = gr.HTML(elem_id="shown")
@@ -46,7 +48,7 @@ def paint_tab(queue: Queue, catalogue: Catalogue) -> dict[str, Any]:
         folded: dict[str, Any] = {}
         for pair in (FOLDED[:2], FOLDED[2:4], FOLDED[4:7], FOLDED[7:9]):
             with gr.Row():
-                folded |= {name: component(name) for name in pair}
+                folded |= {name: component(name, default.labels if default else ()) for name in pair}
     with gr.Accordion("From a picture: vary it, paint a part anew, continue it", open=False):
         gr.Markdown("Drop a picture. Brush over what is to be painted anew; without a brush stroke the whole picture is varied.")
         picture = gr.ImageEditor(

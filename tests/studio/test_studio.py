@@ -1,0 +1,98 @@
+"""The Studio is a face of the queue: its fields are the request's, its gallery the queue's, its page comes with the server."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import gradio as gr
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+from bowerbird.errors import RequestError
+from bowerbird.jobs import Catalogue, Job, Queue, TrainRequest
+from bowerbird.request import PaintRequest, read_request
+from bowerbird.server.app import create_app
+from bowerbird.server.serving import Serving
+from bowerbird.studio.form import FOLDED, component, fields_of, help_of
+from bowerbird.studio.gallery import found, to_bin
+from bowerbird.studio.run import PLACE, WithStudio
+
+
+@pytest.fixture
+def queue(tmp_path: Path) -> Queue:
+    return Queue(tmp_path / "home")
+
+
+def painted(queue: Queue, prompt: str) -> Job:
+    """A painting as a worker would have left it."""
+    (job,) = queue.submit("paint", [PaintRequest(prompt=prompt)])
+    lease, _ = queue.claim("painter", ("paint",))
+    place = queue.home / "jobs" / job.id / "1.png"
+    place.parent.mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(place)
+    assert queue.finish(job.id, lease, paths=[place])
+    return queue.get(job.id)
+
+
+@pytest.mark.parametrize("field", FOLDED)
+def test_a_field_of_the_form_is_one_of_the_request(field: str) -> None:
+    """Its help is the request's; left as it comes, the model decides."""
+    assert field in PaintRequest.model_fields
+    with gr.Blocks():
+        made = component(field)
+    assert made.info == help_of(field) != ""
+    if field != "strength":
+        assert fields_of({field: made.value}) == {}
+
+
+def test_what_is_typed_is_what_is_asked() -> None:
+    typed = {"size": " 64 x 96", "seed": " 7", "steps": "12", "guidance": "1.5", "label": None, "styles": [], "negative": "  "}
+    request = read_request({**fields_of(typed)})
+    assert request == PaintRequest(size=(64, 96), seed=7, steps=12, guidance=1.5)
+
+
+@pytest.mark.parametrize("typed", [{"steps": "0"}, {"steps": "many"}, {"size": "64"}, {"seed": "-1"}, {"guidance": "nan%"}])
+def test_what_cannot_be_is_said_in_the_requests_words(typed: dict[str, str]) -> None:
+    with pytest.raises(RequestError, match=next(iter(typed))):
+        read_request({**fields_of(typed)})
+
+
+def test_the_gallery_finds_by_all_words(queue: Queue) -> None:
+    bird, boat = painted(queue, "a red Bird"), painted(queue, "a red boat")
+    assert [job.id for job in found(queue, "")] == [boat.id, bird.id]
+    assert [job.id for job in found(queue, "bird red")] == [bird.id]
+    assert found(queue, "green bird") == []
+
+
+def test_the_bin_keeps_the_pictures(queue: Queue) -> None:
+    job = painted(queue, "a bird")
+    to_bin(queue, job.id)
+    assert found(queue, "") == []
+    assert (queue.home / "bin" / job.id / "1.png").is_file()
+
+
+def test_the_page_comes_with_the_server(queue: Queue, model_folder: Path, tmp_path: Path) -> None:
+    """At once it says that it is starting; then it is the Studio, behind the same door, with a run's pictures and no other files."""
+    serving = Serving(queue, Catalogue([model_folder.parent]), problem=lambda: "")
+    run = tmp_path / "run"
+    run.mkdir()
+    Image.new("RGB", (8, 8)).save(run / "curves.png")
+    (run / "secret.txt").write_text("no")
+    (job,) = queue.submit("train", [TrainRequest(pictures=tmp_path, out=run)])
+    page = WithStudio(create_app(serving), serving)
+    with TestClient(page, base_url="http://localhost:8401") as client:
+        early = client.get("/")
+        assert early.status_code == 200 and "starting" in early.text
+        end = time.monotonic() + 120
+        while page.studio is None and time.monotonic() < end:
+            time.sleep(0.05)
+        assert client.get("/", follow_redirects=False).headers["location"] == f"{PLACE}/"
+        studio = client.get("/")
+        assert studio.status_code == 200 and "Bowerbird Studio" in studio.text and "starting" not in studio.text
+        assert client.get(f"{PLACE}/", headers={"host": "evil.com"}).status_code == 403
+        assert client.get(f"/studio-files/{job.id}/curves.png").status_code == 200
+        for name in ("secret.txt", "..%2Frun%2Fsecret.txt", "report.html", "grid"):
+            assert client.get(f"/studio-files/{job.id}/{name}").status_code == 404
+        assert client.get("/api/jobs").json()[0]["id"] == job.id
