@@ -62,7 +62,8 @@ def gallery_tab(queue: Queue, form: dict[str, Any], tab: gr.Tab) -> None:
     def recall(job_id: str | None) -> list[Any]:
         if not job_id:
             return [gr.update() for _ in form]
-        fields = queue.get(job_id).request
+        job = queue.get(job_id)
+        fields = job.request | {"seed": _carried(job).get("seed")}  # the one that was drawn, if none was asked for
         size = fields.get("size")
         values = {**fields, "size": "x".join(map(str, size)) if size else ""}
         texts = {name for name, each in form.items() if isinstance(each, gr.Textbox)}
@@ -86,10 +87,16 @@ def _title(job: Job) -> str:
     return f"{str(job.request.get('prompt') or job.request.get('label') or 'without words')[:60]} · {job.id[:4]}"
 
 
+def _carried(job: Job) -> dict[str, Any]:
+    """The fields in the job's first picture; none where it is gone."""
+    metadata = read_metadata(job.paths[0]) if job.paths and job.paths[0].is_file() else None
+    return metadata.fields if metadata else {}
+
+
 def _told(job: Job) -> str:
     """The settings a picture carries."""
-    metadata = read_metadata(job.paths[0]) if job.paths and job.paths[0].is_file() else None
-    fields = metadata.fields if metadata else {}
-    said = {name: value for name, value in fields.items() if value not in (None, "", [], {}) and value is not False and name != "asked"}
+    said = {
+        name: value for name, value in _carried(job).items() if value not in (None, "", [], {}) and value is not False and name != "asked"
+    }
     rows = "".join(f"<tr><th>{html.escape(name)}</th><td>{html.escape(str(value))}</td></tr>" for name, value in said.items())
     return f'<table class="told">{rows}</table>'
