@@ -88,6 +88,7 @@ def command() -> str:
     for option in ("--pictures", "--splits"):
         if option in words:
             words[words.index(option) + 1] = option.removeprefix("--").upper()
+    words = [f"{word.partition('=')[0]}=FOLDER" if "=/" in word else word for word in words]  # an upscaler that lies in a folder
     return " ".join(["python -m benchmarks", *words])
 
 

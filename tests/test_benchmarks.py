@@ -31,6 +31,8 @@ def test_a_command_names_no_folder_of_ours(monkeypatch: pytest.MonkeyPatch) -> N
     ours = ["--pictures", "/secret/a", "--splits=/secret/b.csv", "--records", "/secret/c", "--work=/secret/d"]
     monkeypatch.setattr(sys, "argv", ["benchmarks", "run", "quality", *ours, "--seed", "1"])
     assert command() == "python -m benchmarks run quality --pictures PICTURES --splits SPLITS --seed 1"
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "run", "upscaling", "--upscaler", "theirs=/secret/e", "--upscaler", "ours=upscaler-4x"])
+    assert command() == "python -m benchmarks run upscaling --upscaler theirs=FOLDER --upscaler ours=upscaler-4x"
 
 
 def test_the_best_size_is_that_of_the_lowest_kid(tmp_path: Path) -> None:
