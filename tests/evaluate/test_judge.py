@@ -148,7 +148,7 @@ def test_a_model_names_the_pictures_it_was_trained_on(picture_folder: Path, enco
 
 def test_a_run_on_latents_is_judged_on_its_held_out_pictures(picture_folder: Path, tmp_path: Path) -> None:
     """From the run itself, as `bowerbird evaluate RUN --against PICTURES` does it."""
-    recipe = tiny_recipe(model={"autoencoder": "autoencoder-8x", "patch": 1})
+    recipe = tiny_recipe(model={"autoencoder": "autoencoder-8x"}, transformer={"patch": 1})
     train(picture_folder, tmp_path / "run", recipe, device=torch.device("cpu"))
     painter = open_model(tmp_path / "run", torch.device("cpu"))
     real, originals = read_real(picture_folder, None, 16, painter.describe()["training"])
