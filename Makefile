@@ -5,7 +5,7 @@ VENV   := .venv
 RUN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test lint clean prove-copies prove-data prove-pickles prove-resume
+.PHONY: demo demo-scratch test lint clean prove-copies prove-data prove-pickles prove-resume
 
 # ---------------------------------------------------------------- set-up
 
@@ -20,13 +20,21 @@ $(READY): pyproject.toml constraints.txt
 # ---------------------------------------------------------------- the main job, end to end
 
 demo: $(READY)
+	$(RUN)/bowerbird generate starter "a red heart" --count 4 --seed 1 --out demo/heart
 	$(RUN)/bowerbird inspect examples/birds --out demo/inspect
-	$(RUN)/bowerbird generate starter --count 16 --seed 1 --out demo/starter
-	$(RUN)/bowerbird train examples/birds --recipe latent-64 --pictures 20000 --out demo/run
-	$(RUN)/bowerbird generate demo/run --count 16 --seed 1 --out demo/pictures
+	$(RUN)/bowerbird generate starter "clip art of a blue bird" --count 16 --seed 1 --out demo/before
+	$(RUN)/bowerbird train examples/birds --recipe text-64 --pictures 12000 --out demo/run
+	$(RUN)/bowerbird generate demo/run "clip art of a blue bird" --count 16 --seed 1 --out demo/after
+	$(RUN)/bowerbird upscale upscaler-4x demo/heart --out demo/large
 	@echo
-	@echo "Look at: demo/starter (16 things by the bundled starter), demo/run/report.html (how it learned birds), demo/run/progress.gif,"
-	@echo "demo/pictures (16 new birds, 64x64, from the same noise). Four minutes of one core give soft birds, some of which can be named."
+	@echo "Look at: demo/heart (hearts from words, by the bundled starter) and demo/large (the same at 256x256), demo/before and demo/after"
+	@echo "(16 birds from the same words and noise, before and after two minutes on the bundled birds), demo/run/progress.gif (how it learned)"
+	@echo "and demo/run/report.html. To paint and train in a browser: $(RUN)/bowerbird studio"
+
+# From nothing, without the starter: what two minutes of learning alone give.
+demo-scratch: $(READY)
+	$(RUN)/bowerbird train examples/birds --recipe text-64 --init '' --pictures 12000 --out demo/scratch
+	$(RUN)/bowerbird generate demo/scratch "clip art of a blue bird" --count 16 --seed 1 --out demo/scratch-pictures
 
 # ---------------------------------------------------------------- checks
 

@@ -150,6 +150,8 @@ def _decode(
     if suffix.lower() not in EXTENSIONS[format_] | {""}:
         changes.append("wrong-extension")
 
+    if data[8:16] == b"WEBPVP8X":  # its canvas is allocated as soon as it is opened
+        _check_size(1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little"), len(data))
     image = Image.open(io.BytesIO(data), formats=[format_])
     width, height = image.size
     tags = getattr(image, "tag_v2", {})  # only TIFF has them
