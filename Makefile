@@ -5,7 +5,7 @@ VENV   := .venv
 RUN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo demo-scratch test lint clean prove-copies prove-data prove-pickles prove-resume
+.PHONY: demo demo-scratch test lint clean prove-copies prove-data prove-pickles prove-resume prove-serve
 
 # ---------------------------------------------------------------- set-up
 
@@ -59,6 +59,9 @@ prove-pickles: $(READY)
 
 prove-resume: $(READY)
 	$(RUN)/python proofs/resume.py
+
+prove-serve: $(READY)
+	$(RUN)/python proofs/serve.py
 
 clean:
 	rm -rf $(VENV) demo proof

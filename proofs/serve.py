@@ -284,7 +284,7 @@ def schema(folder: Path) -> dict[str, Any]:
         return {"not done": "schemathesis is not installed"}
     with running(folder / "home", "--max-waiting", "50") as server:
         command = [tool, "run", f"http://localhost:{server.port}/openapi.json", "--checks", "not_a_server_error", "--seed", str(SEED)]
-        command += ["--max-examples", "15", "--request-timeout", "20", "--exclude-path-regex", "/events|/mcp"]
+        command += ["--max-examples", "15", "--request-timeout", "300", "--exclude-path-regex", "/events|/mcp"]
         command += ["--suppress-health-check", "all"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         said = (done.stdout + done.stderr).splitlines()

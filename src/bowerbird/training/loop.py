@@ -64,22 +64,28 @@ def train(
         try:
             with world.main_first():  # it fills the cache of decoded pictures for all
                 pictures = _open(source, recipe, on_progress)
-            setup, plan = Setup(out, recipe, pictures, device, disk, stop, world, budget.hours if budget else None, on_progress), None
-            if budget is not None:
-                setup, plan = _planned(setup, budget)
-            if plan is not None:
-                tell(on_progress, Progress("forecast", 1, 1, note=plan.line()))
-            with world.main_first():
-                run = start_or_resume(setup)
-            if run is None:
-                tell(on_progress, Progress("finished", recipe.train.pictures, recipe.train.pictures, note=f"{out} is finished"))
-                return out
-            if plan is not None:
-                promise(run, plan)
-            _run_to_the_end(run)
+            _start_to_finish(Setup(out, recipe, pictures, device, disk, stop, world, budget.hours if budget else None, on_progress), budget)
         except StopRequested:
             raise Stopped(f"stopped before the first checkpoint; run the same command again to start {str(out)!r}.") from None
     return out
+
+
+def _start_to_finish(setup: Setup, budget: Budget | None) -> None:
+    """With a function of its own, so that the run, which holds the way to the other processes, is gone before they part."""
+    plan = None
+    if budget is not None:
+        setup, plan = _planned(setup, budget)
+    if plan is not None:
+        tell(setup.on_progress, Progress("forecast", 1, 1, note=plan.line()))
+    with setup.world.main_first():
+        run = start_or_resume(setup)
+    if run is None:
+        pictures = setup.recipe.train.pictures
+        tell(setup.on_progress, Progress("finished", pictures, pictures, note=f"{setup.out} is finished"))
+        return
+    if plan is not None:
+        promise(run, plan)
+    _run_to_the_end(run)
 
 
 def forecast(source: Path, recipe: Recipe, budget: Budget, *, device: torch.device, on_progress: OnProgress | None = None) -> Forecast:

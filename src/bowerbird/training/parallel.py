@@ -6,6 +6,7 @@ gone on with on one or four.  The main process (rank 0) alone writes.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -114,4 +115,5 @@ def join_world(device: torch.device) -> Iterator[World]:
             ) from error
         raise
     finally:
+        gc.collect()  # DistributedDataParallel refers to itself; with it the group's threads would outlive Python, which aborts
         dist.destroy_process_group()

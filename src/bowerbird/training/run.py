@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -58,8 +59,11 @@ class Run(Setup):
     @cached_property
     def parallel(self) -> nn.Module:
         """The model, with gradients that add up over all processes; made when all are there, because making it is a meeting."""
-        one = self.world.size == 1
-        return self.state.model if one else DistributedDataParallel(self.state.model, broadcast_buffers=False)
+        if self.world.size == 1:
+            return self.state.model
+        with warnings.catch_warnings():  # torch 2.13 renamed the setting; 2.10 knows the old name alone
+            warnings.simplefilter("ignore", FutureWarning)
+            return DistributedDataParallel(self.state.model, broadcast_buffers=False)  # buffers are constants
 
     def check(self) -> None:
         """Raise StopRequested inside a piece of work that may be dropped.  Many processes stop together, between updates."""
