@@ -35,6 +35,8 @@ from bowerbird.pretrained.configs import (
 )
 from bowerbird.pretrained.families import FAMILIES, Family, Prediction, Recognised
 
+MAX_SIDE_LATENTS = 1024
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -56,8 +58,19 @@ def load_parts(path: Path, found: Recognised, dtype: torch.dtype, prediction: Pr
     tokenizers = {name: clip_tokenizer(configs / name, _words_read(configs, name)) for name in TOKENIZERS if name in index}
     schedulers = {name: read_scheduler_config(configs / name / "scheduler_config.json") for name in SCHEDULERS if name in index}
     networks = _networks_of_folder(path, index, dtype) if path.is_dir() else _networks_of_file(path, found.family, index, dtype)
+    _check_side(networks["unet"].config.sample_size, path)
     parts = Parts(found.family, found.ground, "epsilon", networks, tokenizers, schedulers, options_of(index))
     return _settle_prediction(parts, found, prediction)
+
+
+def _check_side(sample_size: Any, path: Path) -> None:
+    """ModelError unless the U-Net says what it was trained on: squares of so many latents."""
+    sides = sample_size if isinstance(sample_size, list | tuple) else [sample_size]
+    if not all(type(side) is int and 0 < side <= MAX_SIDE_LATENTS and side == sides[0] for side in sides) or not sides:
+        raise ModelError(
+            f"the U-Net of {str(path)!r} sets sample_size = {str(sample_size)[:80]}, where the side of a square in latents is expected. "
+            "Use another copy."
+        )
 
 
 def _words_read(configs: Path, tokenizer: str) -> int:
