@@ -129,8 +129,8 @@ class Model:
         return self
 
     def manifest(self) -> Manifest:
-        space = self.space
-        scale = LatentScale(mean=tuple(space.mean.flatten().tolist()), std=tuple(space.std.flatten().tolist()))
+        mean, std = self.space.scale
+        scale = LatentScale(mean=tuple(mean), std=tuple(std))
         return Manifest(
             kind=self.kind,
             denoiser=self.denoiser.spec if self.denoiser else None,

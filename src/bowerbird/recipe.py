@@ -81,7 +81,9 @@ class Autoencoder(Section):
     perceptual: float = Field(0.25, ge=0, description="weight of looking alike to an ImageNet network, beside error of pixels; 0: none")
     noise: float = Field(0.0, ge=0, le=1, description="noise on latents in training, up to this share of theirs; models learn them easier")
     adversary: float = Field(0.0, ge=0, le=2, description="pull of what looks true against that of the pixels; above 0 edges are crisp")
-    keep_latents: bool = Field(False, description="train the decoder alone (with train.init): latents, and models of them, stay valid")
+    keep_latents: bool = Field(
+        False, description="train the decoder alone (of train.init or tune.model): latents and models of them stay valid"
+    )
 
 
 class Upscaler(Section):
@@ -149,6 +151,12 @@ class Train(Section):
     save_every: int = Field(20_000, ge=1, description="pictures between checkpoints")
 
 
+class Tune(Section):
+    """What `bowerbird tune` adapts."""
+
+    model: str = Field("", description="the model a run adapts to its pictures; nothing: it learns from the beginning")
+
+
 class Sample(Section):
     """The grid of progress pictures, and what `generate` uses by default."""
 
@@ -172,6 +180,7 @@ class Recipe(Section):
     condition: Condition = Condition()
     diffusion: Diffusion = Diffusion()
     train: Train = Train()
+    tune: Tune = Tune()
     sample: Sample = Sample()
 
     @model_validator(mode="after")
@@ -240,6 +249,11 @@ def read_recipe(name_or_file: str | Path, settings: Iterable[str] = ()) -> Recip
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"{str(path)!r} is not TOML: {error}. See `bowerbird recipes pixel-64` for one that is.") from error
     fields.setdefault("name", path.stem)
+    return change_recipe(fields, settings)
+
+
+def change_recipe(fields: dict[str, Any], settings: Iterable[str]) -> Recipe:
+    """Loose fields, changed by `section.field=value` settings."""
     for setting in settings:
         _apply(fields, setting)
     return check_recipe(fields)

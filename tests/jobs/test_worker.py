@@ -9,14 +9,16 @@ from PIL import Image
 
 from bowerbird.jobs.loaded import LoadedModels
 from bowerbird.jobs.queue import Queue
-from bowerbird.jobs.requests import EvaluateRequest, TrainRequest
+from bowerbird.jobs.requests import EvaluateRequest, TrainRequest, TuneRequest
 from bowerbird.jobs.worker import Worker
+from bowerbird.locate import locate
 from bowerbird.picture_metadata import read_metadata
 from bowerbird.recipe import write_recipe
 from bowerbird.request import PaintRequest
 from bowerbird.run_folder import read_run_state
 from tests.conftest import tiny_recipe
 from tests.jobs.conftest import work
+from tests.training.runs import run_here
 
 
 def paint(model: Path, **fields: object) -> PaintRequest:
@@ -118,6 +120,15 @@ def test_notes_of_the_work_are_notes_of_the_job(queue: Queue, tmp_path: Path) ->
     (job,) = queue.submit("train", [TrainRequest(pictures=pictures, recipe=str(tmp_path / "tiny.toml"))])
     work(queue, "training")
     assert any("12 pictures are few" in note for note in queue.get(job.id).notes)
+
+
+def test_a_model_is_tuned(queue: Queue, picture_folder: Path, tmp_path: Path) -> None:
+    base = run_here(picture_folder, tmp_path / "base", tiny_recipe())
+    (job,) = queue.submit("tune", [TuneRequest(model=str(base), pictures=picture_folder, count=32)])
+    work(queue, "training")
+    job = queue.get(job.id)
+    assert job.state == "done", job.error
+    assert locate(job.request["out"]).manifest.training["recipe"]["tune"]["model"] == str(base)  # type: ignore[union-attr]
 
 
 def test_an_evaluation_leaves_a_report(queue: Queue, picture_folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""From pictures to a model: `train`, and the `recipes` it follows."""
+"""From pictures to a model: `train`, `tune`, and the `recipes` it follows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from bowerbird.cli.app import app
 from bowerbird.cli.console import asker, print_result, progress_bar
 from bowerbird.errors import RequestError
-from bowerbird.recipe import built_in_recipes, read_recipe, recipe_text
+from bowerbird.recipe import Recipe, built_in_recipes, read_recipe, recipe_text
 
 
 @app.command()
@@ -43,20 +43,60 @@ def train(
 ) -> None:
     """Train a model on your pictures.  The same command goes on with a stopped run; more --hours or --pictures extend a finished one."""
     started = time.monotonic()
-    if hours is not None and count is not None:
-        raise RequestError("--hours and --pictures are both given, and each alone decides the length. Leave one out.")
+    _one_length(hours, count)
     changes = [*(settings or []), *([f"train.pictures={count}"] if count else []), *([f"train.init={init}"] if init is not None else [])]
     if recipe is None:
         recipe, changes = _chosen(context, pictures, changes)
     plan = read_recipe(recipe, changes)
-    run = out or Path("runs") / f"{pictures.resolve().name}-{plan.name}"
-    from bowerbird import hardware
     from bowerbird.pretrained import fetched
+
+    fetched(plan.model.autoencoder, context.obj.offline, asker(context.obj), only_autoencoder=True)  # asked about before anything begins
+    _train(context, pictures, out, plan, (hours, price, started), only_forecast)
+
+
+@app.command()
+def tune(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="the model to adapt: starter, a run, a model folder")],
+    pictures: Annotated[Path, typer.Argument(help="a folder of pictures")],
+    out: Annotated[Path | None, typer.Option(help="the run folder; default runs/<folder>-<model>-tuned")] = None,
+    hours: Annotated[float | None, typer.Option(min=0.001, help="how long it may take, start-up and finish included")] = None,
+    count: Annotated[int | None, typer.Option("--pictures", min=1, help="how many pictures the tuning sees in all")] = None,
+    only_forecast: Annotated[bool, typer.Option("--forecast", help="say what it would take, and tune nothing")] = False,
+    price: Annotated[float | None, typer.Option("--price-per-hour", min=0, help="of this machine, to forecast the cost")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="section.field=value, overrides what the model suggests")] = None,
+) -> None:
+    """Adapt a model to your pictures: a painter, an autoencoder or an upscaler.  The same command goes on with a stopped run."""
+    started = time.monotonic()
+    _one_length(hours, count)
+    from bowerbird.locate import Opening, locate
+    from bowerbird.training.base import tuning_recipe
+
+    place = locate(model, Opening(offline=context.obj.offline, ask=asker(context.obj)))
+    plan = tuning_recipe(place, [*(settings or []), *([f"train.pictures={count}"] if count else [])])
+    _train(context, pictures, out, plan, (hours, price, started), only_forecast)
+
+
+def _one_length(hours: float | None, count: int | None) -> None:
+    if hours is not None and count is not None:
+        raise RequestError("--hours and --pictures are both given, and each alone decides the length. Leave one out.")
+
+
+def _train(
+    context: typer.Context,
+    pictures: Path,
+    out: Path | None,
+    plan: Recipe,
+    spending: tuple[float | None, float | None, float],
+    only_forecast: bool,
+) -> None:
+    """Train by the recipe, or only say what it would take; spending: a Budget's hours, price and start."""
+    from bowerbird import hardware
     from bowerbird.training import Budget, forecast
     from bowerbird.training import train as train_model
 
-    budget, device = Budget(hours, price, started), hardware.choose_device(context.obj.device)
-    fetched(plan.model.autoencoder, context.obj.offline, asker(context.obj), only_autoencoder=True)  # asked about before anything begins
+    run = out or Path("runs") / f"{pictures.resolve().name}-{plan.name}"
+    budget, device = Budget(*spending), hardware.choose_device(context.obj.device)
     with progress_bar() as on_progress:
         if only_forecast:
             plan_of_run = forecast(pictures, plan, budget, device=device, on_progress=on_progress)

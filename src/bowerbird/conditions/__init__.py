@@ -36,8 +36,10 @@ class Condition(Protocol):
     fields: ClassVar[tuple[str, ...]]  # of a request that it reads
 
     @classmethod
-    def learn(cls, recipe: Recipe, pictures: Pictures, device: torch.device, on_progress: OnProgress | None) -> Self:
-        """The condition as these pictures teach it."""
+    def learn(
+        cls, recipe: Recipe, pictures: Pictures, device: torch.device, on_progress: OnProgress | None, base: Self | None = None
+    ) -> Self:
+        """The condition as these pictures teach it; `base`: that of the model which is tuned on them."""
 
     @classmethod
     def open(cls, settings: Mapping[str, Any], folder: Path) -> Self:
@@ -83,11 +85,19 @@ def known_conditions() -> dict[str, type[Condition]]:
 
 
 def learnt_conditions(
-    recipe: Recipe, pictures: Pictures, device: torch.device, on_progress: OnProgress | None = None
+    recipe: Recipe,
+    pictures: Pictures,
+    device: torch.device,
+    on_progress: OnProgress | None = None,
+    base: Mapping[str, Any] | None = None,
 ) -> dict[str, Condition]:
-    """The conditions that a recipe asks for, as these pictures teach them."""
-    wanted = recipe.condition.wanted()
-    return {name: kind.learn(recipe, pictures, device, on_progress) for name, kind in known_conditions().items() if name in wanted}
+    """The conditions that a recipe asks for, as these pictures teach them; `base`: those of the model that is tuned, and no others."""
+    wanted = recipe.condition.wanted() if base is None else base
+    return {
+        name: kind.learn(recipe, pictures, device, on_progress, (base or {}).get(name))
+        for name, kind in known_conditions().items()
+        if name in wanted
+    }
 
 
 def network_parts(shapes: Mapping[str, Mapping[str, int]], width: int) -> dict[str, nn.Module]:

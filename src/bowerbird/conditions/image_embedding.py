@@ -60,7 +60,9 @@ class ImageEmbedding:
     fields: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
-    def learn(cls, recipe: Recipe, pictures: Pictures, device: torch.device, on_progress: OnProgress | None) -> Self:
+    def learn(
+        cls, recipe: Recipe, pictures: Pictures, device: torch.device, on_progress: OnProgress | None, base: Self | None = None
+    ) -> Self:
         rows = embed(pictures.pixels, device, on_progress)
         names = pictures.label_names if recipe.condition.label else ()
         return cls(rows[pictures.train], torch.from_numpy(pictures.labels[pictures.train]), names, rows)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bowerbird.data.picture_set import Pictures
 from bowerbird.errors import ModelError, RequestError, did_you_mean
 from bowerbird.models.conditioning import Cond, Steering
-from bowerbird.progress import OnProgress
+from bowerbird.progress import OnProgress, note
 from bowerbird.recipe import Recipe
 from bowerbird.request import PaintRequest
 
@@ -31,8 +31,16 @@ class Label:
     fields: ClassVar[tuple[str, ...]] = ("label",)
 
     @classmethod
-    def learn(cls, recipe: Recipe, pictures: Pictures, device: torch.device, on_progress: OnProgress | None) -> Self:
-        return cls(pictures.label_names, pictures.labels)
+    def learn(
+        cls, recipe: Recipe, pictures: Pictures, device: torch.device, on_progress: OnProgress | None, base: Self | None = None
+    ) -> Self:
+        if base is None:
+            return cls(pictures.label_names, pictures.labels)
+        number = np.array([base.names.index(name) if name in base.names else -1 for name in pictures.label_names] + [-1], np.int64)
+        unknown = [name for name in pictures.label_names if name not in base.names]
+        if unknown:
+            note(on_progress, f"the model has no class {', '.join(map(repr, unknown[:3]))}: their pictures are learnt as of none")
+        return cls(base.names, number[pictures.labels])
 
     @classmethod
     def open(cls, settings: Mapping[str, Any], folder: Path) -> Self:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bowerbird import draws, weights
-from bowerbird.captioning import captions_of
+from bowerbird.captioning import captions_of, from_what_is_known
 from bowerbird.data.picture_set import Pictures
 from bowerbird.errors import ModelError
 from bowerbird.models import text_encoder
 from bowerbird.models.conditioning import Cond, Steering
 from bowerbird.models.text_encoder import LONGEST, UNKNOWN, TextEncoder, padded, tokens
-from bowerbird.progress import OnProgress
+from bowerbird.progress import OnProgress, note
 from bowerbird.prompts.vocabulary import FILE as PHRASES
 from bowerbird.prompts.vocabulary import Vocabulary, learn_vocabulary, read_vocabulary
 from bowerbird.recipe import Recipe
@@ -54,10 +54,15 @@ class Text:
     fields: ClassVar[tuple[str, ...]] = ("prompt", "negative")
 
     @classmethod
-    def learn(cls, recipe: Recipe, pictures: Pictures, device: torch.device, on_progress: OnProgress | None) -> Self:
+    def learn(
+        cls, recipe: Recipe, pictures: Pictures, device: torch.device, on_progress: OnProgress | None, base: Self | None = None
+    ) -> Self:
+        if base is not None and not any((*pictures.captions, *from_what_is_known(pictures))):
+            note(on_progress, "there are neither captions nor classes: the model keeps the words it knows, and learns how things look")
+            return replace(base, captions=((),) * len(pictures.captions))
         captions = captions_of(pictures).texts  # their own, or what follows from their classes
         said = [caption for row in pictures.train for caption in captions[row]]
-        seen = torch.zeros(_vocabulary(), dtype=torch.bool)
+        seen = torch.zeros(_vocabulary(), dtype=torch.bool) if base is None else base.seen.clone()
         for caption in said:
             seen[tokens(caption)] = True
         return cls(seen, learn_vocabulary(said), captions)

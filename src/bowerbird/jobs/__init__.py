@@ -25,6 +25,7 @@ from bowerbird.jobs.job import State as State
 from bowerbird.jobs.queue import Queue as Queue
 from bowerbird.jobs.queue import QueueFull as QueueFull
 from bowerbird.jobs.requests import EvaluateRequest as EvaluateRequest
+from bowerbird.jobs.requests import RunRequest as RunRequest
 from bowerbird.jobs.requests import TrainRequest as TrainRequest
 from bowerbird.jobs.requests import TuneRequest as TuneRequest
 from bowerbird.jobs.supervisor import Supervisor as Supervisor

@@ -25,7 +25,7 @@ from typing import Any
 
 from bowerbird.errors import BowerbirdError, RequestError, ResourceError
 from bowerbird.jobs.job import OVER, Job, JobError, JobProgress, Kind, State
-from bowerbird.jobs.requests import AnyRequest, TrainRequest
+from bowerbird.jobs.requests import AnyRequest, RunRequest, TrainRequest
 from bowerbird.request import PaintRequest
 from bowerbird.storage import Disk, ensure_folder
 
@@ -360,9 +360,10 @@ class Queue:
 
     def _with_place(self, request: AnyRequest, job_id: str) -> AnyRequest:
         """A training's run folder is fixed when it is accepted, so that it goes on there after a crash."""
-        if not isinstance(request, TrainRequest) or request.out is not None:
+        if not isinstance(request, RunRequest) or request.out is not None:
             return request
-        name = f"{request.pictures.absolute().stem}-{Path(request.recipe).stem}-{job_id[:4]}"
+        what = Path(request.recipe).stem if isinstance(request, TrainRequest) else "tuned"
+        name = f"{request.pictures.absolute().stem}-{what}-{job_id[:4]}"
         return request.model_copy(update={"out": self.home / "runs" / name})
 
     def _retry_after(self, db: sqlite3.Connection) -> int:

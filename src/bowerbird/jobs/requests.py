@@ -13,28 +13,33 @@ from bowerbird.request import PaintRequest
 DEFAULT_RECIPE = "latent-64"
 
 
-class TrainRequest(BaseModel):
-    """One training.  Asking for the same `out` again goes on with it, or extends it."""
+class RunRequest(BaseModel):
+    """A run over pictures.  Asking for the same `out` again goes on with it, or extends it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     pictures: Path = Field(description="a folder of pictures, or a .zip, .tar or .tgz of one")
     out: Path | None = Field(None, description="the run folder; by default a new one among the runs of the queue")
-    recipe: str = Field(DEFAULT_RECIPE, description="a built-in recipe or a .toml file; see `bowerbird recipes`")
-    settings: list[str] = Field(default_factory=list, description="section.field=value, overrides the recipe")
+    settings: list[str] = Field(default_factory=list, description="section.field=value, overrides the recipe, or what the model suggests")
     hours: float | None = Field(None, ge=0.001, description="how long it may take, start-up and finish included")
-    count: int | None = Field(None, ge=1, description="how many pictures the training sees in all")
+    count: int | None = Field(None, ge=1, description="how many pictures the run sees in all")
     price: float | None = Field(None, ge=0, description="of this machine an hour, to forecast the cost")
-    init: str | None = Field(None, description="whose weights a new run begins with, where they fit")
 
     @model_validator(mode="after")
-    def _one_length(self) -> TrainRequest:
+    def _one_length(self) -> RunRequest:
         if self.hours is not None and self.count is not None:
             raise ValueError("hours and count are both given, and each alone decides the length; leave one out")
         return self
 
 
-class TuneRequest(TrainRequest):
+class TrainRequest(RunRequest):
+    """One training."""
+
+    recipe: str = Field(DEFAULT_RECIPE, description="a built-in recipe or a .toml file; see `bowerbird recipes`")
+    init: str | None = Field(None, description="whose weights a new run begins with, where they fit")
+
+
+class TuneRequest(RunRequest):
     """Adapt a model to pictures."""
 
     model: str = Field(description="the model to adapt")

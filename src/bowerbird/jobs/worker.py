@@ -27,7 +27,7 @@ import filelock
 from bowerbird.errors import BowerbirdError, Stopped
 from bowerbird.jobs.job import Job, JobError, JobProgress, Kind
 from bowerbird.jobs.queue import LEASE_SECONDS, Queue
-from bowerbird.jobs.requests import EvaluateRequest, TrainRequest, TuneRequest
+from bowerbird.jobs.requests import EvaluateRequest, RunRequest, TrainRequest, TuneRequest
 from bowerbird.picture_files import SUFFIXES, Painted, check_fits, encode_picture
 from bowerbird.progress import Cancelled, Progress
 from bowerbird.request import PaintRequest
@@ -188,16 +188,21 @@ class Worker:
     def _train(self, lease: str, jobs: list[Job], reporter: Reporter) -> None:
         """Train, or go on: a run that was begun resumes from its checkpoint because the same request names the same folder."""
         from bowerbird import hardware
+        from bowerbird.locate import locate
         from bowerbird.recipe import read_recipe
         from bowerbird.training import Budget, train
+        from bowerbird.training.base import tuning_recipe
 
         (job,) = jobs
         request = job.asked()
-        assert isinstance(request, TrainRequest) and request.out is not None, "the queue names a folder for every training"
+        assert isinstance(request, RunRequest) and request.out is not None, "the queue names a folder for every training"
         changes = [*request.settings, *([f"train.pictures={request.count}"] if request.count else [])]
-        init = request.model if isinstance(request, TuneRequest) else request.init
-        changes += [f"train.init={init}"] if init is not None else []
-        recipe = read_recipe(request.recipe, changes)
+        if isinstance(request, TuneRequest):
+            recipe = tuning_recipe(locate(request.model), changes)
+        else:
+            assert isinstance(request, TrainRequest), "nothing else makes a run"
+            changes += [f"train.init={request.init}"] if request.init is not None else []
+            recipe = read_recipe(request.recipe, changes)
         reporter.run = request.out
         budget = Budget(request.hours, request.price, time.monotonic())
         train(request.pictures, request.out, recipe, device=hardware.choose_device(self._device), on_progress=reporter, budget=budget)

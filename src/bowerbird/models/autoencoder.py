@@ -29,6 +29,7 @@ SIZES: dict[str, tuple[Levels, Levels]] = {
     "wide": (((24, 48, 96, 192, 384), (1, 2, 4, 4, 4)), ((48, 96, 192, 384, 768), (2, 3, 3, 3, 3))),
     "base": (((48, 96, 192, 384, 768), (2, 4, 6, 6, 6)),) * 2,
 }
+Scale = tuple[list[float], list[float]]  # mean and standard deviation of each channel of latents
 OURS = "BowerbirdAutoencoder"  # the class name in a config.json
 TILE_PX = 512  # pictures larger than this are encoded and decoded in tiles: memory stays that of one tile
 
@@ -273,6 +274,11 @@ class LatentSpace(nn.Module):
         channels = autoencoder.channels
         self.register_buffer("mean", torch.tensor(mean or [0.0] * channels).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std or [1.0] * channels).view(-1, 1, 1), persistent=False)
+
+    @property
+    def scale(self) -> Scale:
+        """Mean and standard deviation of each channel."""
+        return self.mean.flatten().tolist(), self.std.flatten().tolist()
 
     @torch.inference_mode()
     def encode(self, pictures: Tensor) -> Tensor:

@@ -84,18 +84,20 @@ def routes(serving: Serving) -> APIRouter:
     @router.post("/train", status_code=202)
     async def train(asked: dict[str, Any], request: Request) -> Job:
         """Accept a training; with the `out` of an earlier one, go on with it."""
-        kind: tuple[Kind, type[TrainRequest]] = ("tune", TuneRequest) if "model" in asked else ("train", TrainRequest)
-        training = read_job_request(kind[1], asked)
-        if isinstance(training, TuneRequest):
+        training: TrainRequest | TuneRequest
+        if "model" in asked:
+            training = read_job_request(TuneRequest, asked)
             training = training.model_copy(update={"model": _where(serving, training.model)})
+        else:
+            training = read_job_request(TrainRequest, asked)
         if not serving.may_read(training.pictures):
             raise ApiError(400, "pictures: upload them to /api/pictures and give what it answers.", param="pictures", code="invalid_value")
         runs = queue.home / "runs"
         if training.out is not None and not serving.loopback and training.out.absolute().parent != runs:
             raise ApiError(400, f"out: a run in {str(runs)!r}, or leave it out.", param="out", code="invalid_value")
-        if training.recipe not in built_in_recipes():
+        if isinstance(training, TrainRequest) and training.recipe not in built_in_recipes():
             _check_place(serving, Path(training.recipe), "recipe")
-        return (await serving.submit(kind[0], [training], request))[0]
+        return (await serving.submit("tune" if isinstance(training, TuneRequest) else "train", [training], request))[0]
 
     @router.post("/evaluate", status_code=202)
     async def evaluate(asked: EvaluateRequest, request: Request) -> Job:

@@ -22,7 +22,7 @@ from torch import Tensor
 from bowerbird.cache import cache_root, lock
 from bowerbird.data.picture_set import Pictures
 from bowerbird.errors import RecipeError, ResourceError
-from bowerbird.models.autoencoder import Autoencoder, LatentSpace
+from bowerbird.models.autoencoder import Autoencoder, LatentSpace, Scale
 from bowerbird.pixels import to_x0
 from bowerbird.progress import OnProgress, Progress, tell
 from bowerbird.recipe import Recipe
@@ -35,13 +35,15 @@ Rows = NDArray[np.float16]  # (N, sides, 2, C, h, w): each side (as it is, mirro
 
 
 class LatentSamples:
-    """Latents of mean 0 and standard deviation 1, drawn anew from each picture's Gaussian."""
+    """Latents drawn anew from each picture's Gaussian, scaled to mean 0 and standard deviation 1, or as `published` says: (mean, std)."""
 
-    def __init__(self, store: LatentStore, pictures: Pictures, on_progress: OnProgress | None = None) -> None:
+    def __init__(
+        self, store: LatentStore, pictures: Pictures, on_progress: OnProgress | None = None, published: Scale | None = None
+    ) -> None:
         self.store, self.recipe, self.mirrored = store, store.recipe, Mirrors(pictures, store.recipe)
         used = np.concatenate([pictures.train, pictures.held])
         self.rows, self.row_of = store.encoded(pictures, used, on_progress)
-        mean, std = scale(self.rows, self.row_of[pictures.train])
+        mean, std = published or scale(self.rows, self.row_of[pictures.train])
         self.space = LatentSpace(store.autoencoder, mean, std).to(store.device)
         self.shape: tuple[int, int, int] = self.rows.shape[3:]
 
@@ -135,7 +137,7 @@ def fingerprint(autoencoder: Autoencoder) -> str:
     return digest.hexdigest()[:16]
 
 
-def scale(rows: Rows, chosen: NDArray[np.int64]) -> tuple[list[float], list[float]]:
+def scale(rows: Rows, chosen: NDArray[np.int64]) -> Scale:
     """Mean and standard deviation of each channel over latents drawn from the chosen rows, a row at a time.
 
     The variance of a draw is that of the means and the mean of the variances.

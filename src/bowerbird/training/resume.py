@@ -188,7 +188,7 @@ def _checkpoint_to_resume(setup: Setup, name: str | None, provenance: dict[str, 
     run_state, before = read_run_state(out), read_provenance(out / "checkpoints" / name)
     if before["data"] != provenance["data"]:
         raise RunError(
-            f"the pictures of {str(out)!r}, or its autoencoder, have changed since it was started. "
+            f"the pictures of {str(out)!r}, its autoencoder or the model it tunes, have changed since it was started. "
             "Bring them back, or use another --out for a new run."
         )
     differs = [key for key in ("hardware", "threads", "torch", "precision", "processes") if before[key] != provenance[key]]

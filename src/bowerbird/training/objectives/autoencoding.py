@@ -27,6 +27,7 @@ from bowerbird.pages import contact_sheet, png_bytes
 from bowerbird.pixels import to_pixels
 from bowerbird.recipe import Recipe
 from bowerbird.training.adversary import Adversary
+from bowerbird.training.base import base_model
 from bowerbird.training.batches import Batch, PixelSamples, chosen_pictures, noise
 from bowerbird.training.build import build_autoencoder
 from bowerbird.training.parallel import World
@@ -46,7 +47,8 @@ class Autoencoding:
 
     def __init__(self, recipe: Recipe, pictures: Pictures, device: torch.device, precision: str) -> None:
         self.recipe, self.pictures, self.device, self.precision = recipe, pictures, device, precision
-        self.samples, self.fingerprint = PixelSamples(pictures, recipe), pictures.fingerprint
+        self.samples = PixelSamples(pictures, recipe)
+        self.base, self.fingerprint = base_model(recipe, pictures)
         side = recipe.data.size // recipe.autoencoder.factor
         self.latent_shape = (recipe.autoencoder.channels, side, side)
         self.perceptual = own_network(SECOND_OPINION, device) if recipe.autoencoder.perceptual else None
@@ -58,7 +60,10 @@ class Autoencoding:
         return 0.0
 
     def new_model(self) -> ConvAutoencoder:
-        return build_autoencoder(self.recipe)
+        if self.base is None:
+            return build_autoencoder(self.recipe)
+        assert isinstance(self.base.network, ConvAutoencoder), "a recipe for one comes from one"
+        return self.base.network.requires_grad_(True)
 
     def draw(self, start: int, stop: int) -> Batch:
         seed, samples = self.recipe.data.seed, np.arange(start, stop)

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from bowerbird import hardware
 from bowerbird.conditions import dropped, learnt_conditions
+from bowerbird.conditions.label import Label
 from bowerbird.data.picture_set import Pictures
 from bowerbird.diffusion.loss import WEIGHTINGS, denoising_loss, normalised
 from bowerbird.diffusion.prediction import add_noise
+from bowerbird.errors import RecipeError
 from bowerbird.generate import open_autoencoder
 from bowerbird.model_folder import About, Model, SamplingDefaults
 from bowerbird.models.autoencoder import LatentSpace, Rgb
@@ -30,6 +32,7 @@ from bowerbird.progress import OnProgress
 from bowerbird.recipe import Recipe
 from bowerbird.request import PaintRequest
 from bowerbird.training.adversary import Adversary
+from bowerbird.training.base import base_model
 from bowerbird.training.batches import Batch, PixelSamples, Samples, chosen_pictures, level_draws, noise
 from bowerbird.training.build import build_denoiser, levels_of, sigma_data_of
 from bowerbird.training.latents import LatentSamples, LatentStore
@@ -59,20 +62,29 @@ class Denoising:
         self.levels = levels_of(recipe)
         self.weight = normalised(WEIGHTINGS[recipe.diffusion.weighting], self.levels, sigma_data_of(recipe))
         self.samples: Samples
+        self.base, self.fingerprint = base_model(recipe, pictures)
         if recipe.model.autoencoder == "rgb":
-            self.space, self.samples, self.fingerprint = LatentSpace(Rgb()), PixelSamples(pictures, recipe), pictures.fingerprint
+            self.space, self.samples = LatentSpace(Rgb()), PixelSamples(pictures, recipe)
         else:
-            autoencoder = open_autoencoder(recipe.model.autoencoder, device)
+            own = self.base.space if self.base else None  # its scale is part of what it learnt
+            autoencoder = own.autoencoder.to(device) if own else open_autoencoder(recipe.model.autoencoder, device)
             store = LatentStore(recipe, autoencoder, device)
-            self.samples = LatentSamples(store, pictures, on_progress)
-            self.space, self.fingerprint = self.samples.space, f"{pictures.fingerprint} in {store.key}"
-        self.conditions = learnt_conditions(recipe, pictures, device, on_progress)
+            self.samples = LatentSamples(store, pictures, on_progress, own.scale if own else None)
+            self.space, self.fingerprint = self.samples.space, f"{self.fingerprint} in {store.key}"
+        self.conditions = learnt_conditions(recipe, pictures, device, on_progress, self.base.conditions if self.base else None)
 
     def preparation_seconds(self, pictures: Pictures) -> float:
         return self.samples.preparation_seconds(pictures) + sum(each.seconds(pictures, self.device) for each in self.conditions.values())
 
     def new_model(self) -> Denoiser:
-        return build_denoiser(self.recipe, self.samples.shape, self.conditions)
+        if self.base is None:
+            return build_denoiser(self.recipe, self.samples.shape, self.conditions)
+        assert self.base.denoiser is not None, "a recipe for painters comes from a painter"
+        shape = self.base.denoiser.spec.sample_shape
+        if shape != self.samples.shape:
+            size = self.recipe.data.size * shape[-1] // self.samples.shape[-1]
+            raise RecipeError(f"a model is tuned at the size it paints: leave data.size out, or set it to {size}.")
+        return self.base.denoiser.requires_grad_(True)
 
     def draw(self, start: int, stop: int) -> NoisyBatch:
         seed, samples = self.recipe.data.seed, np.arange(start, stop)
@@ -114,7 +126,9 @@ class Denoising:
         def on_progress(event: Any) -> None:
             check()
 
-        labels: list[str | None] = list(self.pictures.label_names[:count]) if "label" in self.conditions else [None]
+        label = self.conditions.get("label")
+        known = [name for name in self.pictures.label_names if isinstance(label, Label) and name in label.names]
+        labels: list[str | None] = [*known[:count]] or [None]
         each = -(-count // len(labels))
         wanted = [(label, self.recipe.data.seed + number) for label in labels for number in range(each)][:count]
         first, last = world.share(0, count)

@@ -26,6 +26,7 @@ from bowerbird.pages import contact_sheet, png_bytes
 from bowerbird.pixels import Pixels, to_pixels, to_x0
 from bowerbird.recipe import Recipe
 from bowerbird.training.adversary import Adversary
+from bowerbird.training.base import base_model
 from bowerbird.training.batches import Batch, chosen_pictures, noise
 from bowerbird.training.build import build_upscaler
 from bowerbird.training.objectives.autoencoding import feature_distance, pixel_error
@@ -51,7 +52,8 @@ class Upscaling:
 
     def __init__(self, recipe: Recipe, pictures: Pictures, device: torch.device, precision: str) -> None:
         self.recipe, self.pictures, self.device, self.precision = recipe, pictures, device, precision
-        self.settings, self.fingerprint = recipe.upscaler, pictures.fingerprint
+        self.settings = recipe.upscaler
+        self.base, self.fingerprint = base_model(recipe, pictures)
         self.perceptual = load_network(SECOND_OPINION, str(device)) if self.settings.perceptual else None
         self.held_out_terms = 1 if self.perceptual is None else 2
 
@@ -59,7 +61,10 @@ class Upscaling:
         return 0.0
 
     def new_model(self) -> Upscaler:
-        return build_upscaler(self.recipe)
+        if self.base is None:
+            return build_upscaler(self.recipe)
+        assert isinstance(self.base.network, Upscaler), "a recipe for one comes from one"
+        return self.base.network.requires_grad_(True)
 
     def draw(self, start: int, stop: int) -> WornBatch:
         seed, samples = self.recipe.data.seed, np.arange(start, stop)

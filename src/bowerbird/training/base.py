@@ -1,0 +1,58 @@
+"""The model that a tuning run begins as, and the recipe by which it goes on: its own, with lower steps."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+
+from bowerbird.data.picture_set import Pictures
+from bowerbird.errors import ModelError
+from bowerbird.locate import Place, locate
+from bowerbird.model_folder import Model, open_model_folder
+from bowerbird.recipe import Recipe, change_recipe, check_recipe
+
+SLOWER = 0.2  # of the learning rate it was trained with (docs/tuning.md has others)
+WARMUP_BATCHES = 20
+PICTURES = {"autoencoder": 4_000, "upscaler": 4_000}  # minutes on two cores; a picture of theirs takes longer than a painter's
+PAINTER_PICTURES = 20_000
+
+
+def base_model(recipe: Recipe, pictures: Pictures) -> tuple[Model | None, str]:
+    """The model that the recipe tunes, None for one that learns from the beginning; and of what a run is made, to compare on resume."""
+    if not recipe.tune.model:
+        return None, pictures.fingerprint
+    place = locate(recipe.tune.model)
+    if place.manifest is None:
+        raise _not_ours(place)
+    files = hashlib.sha256(json.dumps(place.manifest.files, sort_keys=True).encode()).hexdigest()
+    return open_model_folder(place.path, place.manifest), f"{pictures.fingerprint} from {files[:16]}"
+
+
+def tuning_recipe(place: Place, settings: Sequence[str]) -> Recipe:
+    """How what was located is tuned: as it was trained, at a fraction of the rate, for minutes; changed by `section.field=value`."""
+    if place.manifest is None:
+        raise _not_ours(place)
+    told = place.manifest.training.get("recipe")
+    if not isinstance(told, dict):
+        raise ModelError(
+            f"{place.where!r} does not say by which recipe it was trained. Name one: "
+            f"bowerbird train PICTURES --recipe NAME --init {place.where}"
+        )
+    own = check_recipe(told)
+    train = own.train
+    fields = own.model_dump(mode="json")
+    fields |= {"name": f"{own.name.removesuffix('-tuned')}-tuned", "tune": {"model": place.where}}
+    fields["data"] |= {"captions": "", "held_out": 0.1}
+    fields["train"] |= {
+        "init": "",
+        "lr": float(f"{SLOWER * train.lr:.3g}"),
+        "pictures": PICTURES.get(own.model.network, PAINTER_PICTURES),
+        "warmup": WARMUP_BATCHES * train.batch,
+    }
+    fields["autoencoder"]["keep_latents"] = True  # read by autoencoders alone: models of its latents stay valid
+    return change_recipe(fields, settings)
+
+
+def _not_ours(place: Place) -> ModelError:
+    return ModelError(f"{place.where!r} is no model of ours, and of other projects' none of this kind can be tuned.")
