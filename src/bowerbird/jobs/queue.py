@@ -111,10 +111,7 @@ class Queue:
                 if known[0]["key_body"] != digest:
                     raise RequestError("this Idempotency-Key was used for another request; use a new one.")
                 return [_job(row) for row in known]
-            new = sum(_pictures(request) for request in requests)
-            waiting = db.execute("SELECT coalesce(sum(pictures), 0) FROM jobs WHERE state = 'queued'").fetchone()[0]
-            if waiting + new > self.max_waiting:
-                raise QueueFull(f"{waiting} pictures are waiting and {self.max_waiting} may; ask again later.", self._retry_after(db))
+            self._check_room(db, requests)
             last = db.execute("SELECT coalesce(max(position), 0) FROM jobs").fetchone()[0]
             now, ids = time.time(), [secrets.token_hex(8) for _ in requests]
             for number, (job_id, request) in enumerate(zip(ids, requests, strict=True)):
@@ -128,6 +125,10 @@ class Queue:
                     ),
                 )  # fmt: skip
             return [_job(db.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()) for job_id in ids]
+
+    def check_room(self, requests: Sequence[AnyRequest]) -> None:
+        """QueueFull when they could not be accepted now.  A glance that waits for no writer, to refuse many at little cost."""
+        self._check_room(self._db, requests)
 
     def get(self, job_id: str) -> Job:
         """The job as it is now; UnknownJob when there is none."""
@@ -365,6 +366,12 @@ class Queue:
         what = Path(request.recipe).stem if isinstance(request, TrainRequest) else "tuned"
         name = f"{request.pictures.absolute().stem}-{what}-{job_id[:4]}"
         return request.model_copy(update={"out": self.home / "runs" / name})
+
+    def _check_room(self, db: sqlite3.Connection, requests: Sequence[AnyRequest]) -> None:
+        new = sum(_pictures(request) for request in requests)
+        waiting = db.execute("SELECT coalesce(sum(pictures), 0) FROM jobs WHERE state = 'queued'").fetchone()[0]
+        if waiting + new > self.max_waiting:
+            raise QueueFull(f"{waiting} pictures are waiting and {self.max_waiting} may; ask again later.", self._retry_after(db))
 
     def _retry_after(self, db: sqlite3.Connection) -> int:
         """Seconds until a waiting job should have left, between 1 and 60."""

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from starlette.concurrency import run_in_threadpool
 
 from bowerbird import __version__
 from bowerbird.jobs.job import OVER
@@ -42,7 +41,7 @@ def create_app(serving: Serving, key: str | None = None, tools: MCPServer[Any] |
 
         async def prune() -> None:
             while True:
-                await run_in_threadpool(serving.queue.prune, "api", serving.keep_seconds)
+                await serving.write(serving.queue.prune, "api", serving.keep_seconds)
                 await asyncio.sleep(_PRUNE_SECONDS)
 
         task = asyncio.create_task(prune())

@@ -134,12 +134,12 @@ def routes(serving: Serving) -> APIRouter:
     @router.delete("/jobs/{job_id}")
     async def cancel(job_id: JobId) -> Job:
         """Cancel a job; a worker on it stops within a step.  One that is over stays as it is."""
-        return await run_in_threadpool(queue.cancel, job_id)
+        return await serving.write(queue.cancel, job_id)
 
     @router.post("/jobs/{job_id}/move")
     async def move(job_id: JobId, moved: Moved) -> list[Job]:
         """Give a waiting job another place; the waiting jobs in their order."""
-        await run_in_threadpool(queue.move, job_id, moved.to)
+        await serving.write(queue.move, job_id, moved.to)
         return queue.jobs(states=("queued",))
 
     @router.get("/jobs/{job_id}/events", response_class=StreamingResponse)

@@ -7,15 +7,17 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
+import anyio
 from fastapi import Request
-from starlette.concurrency import run_in_threadpool
 
 from bowerbird.jobs import Catalogue, Job, Kind, Queue
 from bowerbird.jobs.requests import AnyRequest
 from bowerbird.server.errors import ApiError
 
 LOOK_SECONDS = 0.01
+T = TypeVar("T")
 
 
 @dataclass
@@ -30,6 +32,7 @@ class Serving:
     keep_seconds: float = 24 * 3600.0  # how long results that a client may fetch again are kept
     _waiting: dict[str, list[asyncio.Event]] = field(default_factory=dict)
     _watcher: asyncio.Task[None] | None = None
+    _writer: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(1))
 
     async def submit(self, kind: Kind, requests: Sequence[AnyRequest], request: Request, previews: int = 0) -> list[Job]:
         """Accept the requests, or answer why not."""
@@ -38,11 +41,17 @@ class Serving:
         key = request.headers.get("idempotency-key")
         if key is not None and len(key) > 255:
             raise ApiError(400, "an Idempotency-Key has at most 255 characters.", code="invalid_value")
-        return await run_in_threadpool(lambda: self.queue.submit(kind, requests, origin="api", previews=previews, key=key))
+        if key is None:  # with one it may have been accepted before, which only the queue knows
+            self.queue.check_room(requests)
+        return await self.write(lambda: self.queue.submit(kind, requests, origin="api", previews=previews, key=key))
 
     async def cancel(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
-            await run_in_threadpool(self.queue.cancel, job.id)
+            await self.write(self.queue.cancel, job.id)
+
+    async def write(self, change: Callable[..., T], *arguments: Any) -> T:
+        """Change the queue in a thread, one at a time: it has one writer, and more would only wait there and slow everybody down."""
+        return await anyio.to_thread.run_sync(change, *arguments, limiter=self._writer)
 
     async def follow(self, job_id: str, ping_seconds: float = 15.0) -> AsyncIterator[Job | None]:
         """The job now and at each change, until it is over or the server shuts down; None when nothing changed for a while."""

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import annotated_types
 import gradio as gr
 
 from bowerbird.jobs import ModelEntry
-from bowerbird.prompts.library import styles
+from bowerbird.prompts.library import presets, styles
 from bowerbird.prompts.speeds import speeds
 from bowerbird.request import PaintRequest
 
 SIDES = ("left", "top", "right", "bottom")
 SAMPLERS = ["ddpm", "ddim", "euler", "heun", "dpm++2m", "euler-ancestral", "lcm"]
 MOST_AT_ONCE = 64  # pictures a click may ask for; the command line and the server have no such bound
-FOLDED = ("negative", "styles", "speed", "label", "size", "seed", "steps", "guidance", "sampler", "strength")
+FOLDED = (
+    *("negative", "styles", "speed", "preset", "label", "expand", "size", "then", "seed", "steps", "guidance", "sampler", "strength"),
+)
+
+
+_NAMED: dict[str, Callable[[], Iterable[str]]] = {
+    "speed": speeds,
+    "preset": presets,
+    "expand": lambda: ("words", "llm"),
+    "sampler": lambda: SAMPLERS,
+}
 
 
 def help_of(field: str) -> str:
@@ -31,17 +41,20 @@ def bounds(field: str) -> tuple[float | None, float | None]:
     return next(iter(lowest), None), next(iter(highest), None)
 
 
-def component(field: str, labels: Sequence[str] = ()) -> Any:
-    """The component for one of FOLDED; empty means that the model decides.  labels: those the model at first knows."""
+def component(field: str, choices: Sequence[str] = ()) -> Any:
+    """The component for one of FOLDED; empty means that the model decides.
+
+    choices: what depends on the models there are, the labels that the first one knows or the models that take a picture further.
+    """
     told: dict[str, Any] = {"label": field.replace("_", " "), "info": help_of(field)}
     if field == "styles":
         return gr.Dropdown(sorted(styles()), multiselect=True, **told)
-    if field == "speed":
-        return gr.Dropdown(["", *speeds()], value="", **told)
-    if field == "sampler":
-        return gr.Dropdown(["", *SAMPLERS], value="", **told)
+    if field == "then":
+        return gr.Dropdown(list(choices), multiselect=True, **told)
+    if field in _NAMED:
+        return gr.Dropdown(["", *_NAMED[field]()], value="", **told)
     if field == "label":
-        return gr.Dropdown(list(labels), value=None, allow_custom_value=True, visible=bool(labels), **told)
+        return gr.Dropdown(list(choices), value=None, allow_custom_value=True, visible=bool(choices), **told)
     if field in ("negative", "size"):
         return gr.Textbox(placeholder="256x256" if field == "size" else "", **told)
     if field == "strength":

@@ -13,6 +13,13 @@ from bowerbird.picture_metadata import read_metadata
 from bowerbird.studio.painting import tile
 
 SHOWN = 120
+# a click on a picture chooses it, with the Shift key as the one beside; Ctrl+click opens it as everywhere
+PICK = """element.addEventListener("click", (event) => {
+  const job = event.target.closest("[data-job]")?.dataset.job;
+  if (!job || event.ctrlKey || event.metaKey) return;
+  event.preventDefault();
+  trigger("select", {value: job, index: event.shiftKey ? 1 : 0});
+});"""
 
 
 def found(queue: Queue, words: str) -> list[Job]:
@@ -40,7 +47,7 @@ def gallery_tab(queue: Queue, form: dict[str, Any], tab: gr.Tab) -> None:
     with gr.Row():
         search = gr.Textbox(placeholder="words of the prompt", label="search", scale=4)
         refresh = gr.Button("Look again", scale=1)
-    sheet = gr.HTML()
+    sheet = gr.HTML(js_on_load=PICK)
     with gr.Row():
         one = gr.Dropdown([], label="picture", scale=3)
         other = gr.Dropdown([], label="beside", scale=3)
@@ -54,6 +61,9 @@ def gallery_tab(queue: Queue, form: dict[str, Any], tab: gr.Tab) -> None:
         names = [(_title(job), job.id) for job in jobs]
         page = f'<div class="tiles small">{"".join(tiles)}</div>' if tiles else '<p class="sentence">nothing painted yet</p>'
         return page, gr.update(choices=names), gr.update(choices=names)
+
+    def pick(event: gr.SelectData) -> tuple[Any, Any]:
+        return (gr.skip(), event.value) if event.index else (event.value, gr.skip())
 
     def compare(first: str | None, second: str | None) -> str:
         jobs = [queue.get(each) for each in (first, second) if each]
@@ -77,6 +87,7 @@ def gallery_tab(queue: Queue, form: dict[str, Any], tab: gr.Tab) -> None:
 
     for event in (tab.select, search.change, refresh.click):
         event(show, search, [sheet, one, other], show_progress="hidden")
+    sheet.select(pick, None, [one, other], show_progress="hidden")
     for chosen in (one, other):
         chosen.change(compare, [one, other], beside, show_progress="hidden")
     again.click(recall, one, list(form.values()), show_progress="hidden")

@@ -46,9 +46,10 @@ def paint_tab(queue: Queue, catalogue: Catalogue) -> dict[str, Any]:
     shown = gr.HTML(elem_id="shown")
     with gr.Accordion("More settings", open=False):
         folded: dict[str, Any] = {}
-        for pair in (FOLDED[:2], FOLDED[2:4], FOLDED[4:7], FOLDED[7:9]):
+        choices = {"label": default.labels if default else (), "then": upscalers(catalogue)}
+        for row in (FOLDED[:2], FOLDED[2:6], FOLDED[6:9], FOLDED[9:12]):
             with gr.Row():
-                folded |= {name: component(name, default.labels if default else ()) for name in pair}
+                folded |= {name: component(name, choices.get(name, ())) for name in row}
     with gr.Accordion("From a picture: vary it, paint a part anew, continue it", open=False):
         gr.Markdown("Drop a picture. Brush over what is to be painted anew; without a brush stroke the whole picture is varied.")
         picture = gr.ImageEditor(
@@ -63,6 +64,7 @@ def paint_tab(queue: Queue, catalogue: Catalogue) -> dict[str, Any]:
     def paint(words: str, chosen: str, how_many: float, editor: Any, outward: list[str], pixels: float, *values: Any) -> Iterator[Any]:
         try:
             fields = fields_of(dict(zip(folded, values, strict=True)))
+            fields["then"] = [catalogue.find(name).where for name in fields.get("then", ())]
             fields |= _from_picture(queue, editor, outward, int(pixels or 0))
             if "image" not in fields:
                 fields.pop("strength", None)
@@ -84,6 +86,11 @@ def paint_tab(queue: Queue, catalogue: Catalogue) -> dict[str, Any]:
     stop.click(cancel, job_ids, None, show_progress="hidden", concurrency_limit=None)
     model.change(lambda name: labels_of(catalogue.find(name)), model, folded["label"], show_progress="hidden")
     return {"prompt": prompt, "model": model, "count": count, **folded}
+
+
+def upscalers(catalogue: Catalogue) -> list[str]:
+    """The models that take a picture further."""
+    return [entry.name for entry in catalogue.entries() if entry.kind == "upscaler"]
 
 
 def _from_picture(queue: Queue, editor: Any, outward: list[str], pixels: int) -> dict[str, Any]:
@@ -149,7 +156,8 @@ def tile(job: Job, number: int) -> str:
     """A picture that opens in full on a click; its name carries its seed."""
     words = html.escape(str(job.request.get("prompt") or "without words"), quote=True)
     place = f"/pictures/{job.id}/{number}"
-    return f'<figure><a href="{place}" target="_blank" title="{words}"><img src="{place}" alt="{words}" loading="lazy"></a></figure>'
+    image = f'<img src="{place}" alt="{words}" loading="lazy">'
+    return f'<figure data-job="{job.id}"><a href="{place}" target="_blank" title="{words}">{image}</a></figure>'
 
 
 def _final_prompt(paths: list[Path]) -> str:

@@ -9,10 +9,11 @@ from typing import Any
 import gradio as gr
 
 from bowerbird.errors import BowerbirdError
-from bowerbird.jobs import Job, Queue, TrainRequest
+from bowerbird.jobs import EvaluateRequest, Job, Queue, TrainRequest
 from bowerbird.jobs.requests import read_job_request
 from bowerbird.recipe import built_in_recipes, recipe_text
 
+JUDGED = 200  # pictures painted to judge a run; the command line takes any number
 SHOWN_FILES = ("grid", "curves.png", "progress.gif", "report.html")  # of a run, by the names under which its route has them
 
 
@@ -30,8 +31,9 @@ def train_tab(queue: Queue) -> gr.Timer:
     state = gr.HTML()
     with gr.Row():
         run = gr.Dropdown([], label="run", scale=4)
-        stop, go_on = gr.Button("Stop", scale=1), gr.Button("Go on", scale=1)
+        stop, go_on, judge = gr.Button("Stop", scale=1), gr.Button("Go on", scale=1), gr.Button("Judge", scale=1)
     shown = gr.HTML()
+    judged = gr.HTML()
     timer = gr.Timer(3, active=False)
 
     def inspect(where: str) -> str:
@@ -50,10 +52,13 @@ def train_tab(queue: Queue) -> gr.Timer:
             return f'<p class="sentence bad">{html.escape(str(error))}</p>', gr.update()
         return '<p class="sentence">accepted; it goes on when this page is closed</p>', gr.update(choices=_names(queue), value=job.id)
 
-    def show(job_id: str | None) -> tuple[Any, str]:
+    def show(job_id: str | None) -> tuple[Any, str, str]:
         names = _names(queue)
         job_id = job_id or (names[0][1] if names else None)
-        return gr.update(choices=names, value=job_id), _run(queue.get(job_id)) if job_id else ""
+        if job_id is None:
+            return gr.update(choices=names), "", ""
+        job = queue.get(job_id)
+        return gr.update(choices=names, value=job_id), _run(job), _judgement(queue, job)
 
     def cancel(job_id: str | None) -> None:
         if job_id:
@@ -66,17 +71,32 @@ def train_tab(queue: Queue) -> gr.Timer:
         (job,) = queue.submit("train", [queue.get(job_id).asked()], origin="studio")
         return gr.update(choices=_names(queue), value=job.id)
 
+    def evaluate(job_id: str | None) -> str:
+        """The run against the pictures of its folder that it did not learn from, with a look for copies of the others."""
+        if not job_id:
+            return ""
+        job = queue.get(job_id)
+        try:
+            asked = {"generated": str(job.request.get("out")), "against": str(job.request.get("pictures")), "count": JUDGED}
+            queue.submit("evaluate", [read_job_request(EvaluateRequest, asked)], origin="studio")
+        except BowerbirdError as error:
+            return f'<p class="sentence bad">{html.escape(str(error))}</p>'
+        return _judgement(queue, job)
+
     look.click(inspect, folder, found)
     recipe.change(_about, recipe, about, show_progress="hidden")
     go.click(start, [folder, recipe, hours], [state, run], show_progress="hidden")
     stop.click(cancel, run, None, show_progress="hidden")
     go_on.click(resume, run, run, show_progress="hidden")
-    timer.tick(show, run, [run, shown], show_progress="hidden")
+    judge.click(evaluate, run, judged, show_progress="hidden")
+    timer.tick(show, run, [run, shown, judged], show_progress="hidden")
     return timer
 
 
 def file_of_run(job: Job, name: str) -> Path | None:
-    """One of SHOWN_FILES of a training's folder, if it is there."""
+    """One of SHOWN_FILES of a training's folder, or the report of a judgement, if it is there."""
+    if job.kind == "evaluate":
+        return next((path for path in job.paths if path.name == name and path.is_file()), None)
     where = job.request.get("out")
     if where is None or name not in SHOWN_FILES:
         return None
@@ -113,3 +133,20 @@ def _run(job: Job) -> str:
     report = f'<a href="/studio-files/{job.id}/report.html" target="_blank">the whole report</a>' if file_of_run(job, "report.html") else ""
     kind = "bad" if job.error else ""
     return f'<p class="sentence {kind}">{html.escape(words)}</p>{notes}<div class="tiles wide">{pictures}</div>{report}'
+
+
+def _judgement(queue: Queue, run: Job) -> str:
+    """The newest judgement of this run: how far it is, or its figures and its report."""
+    about = [job for job in queue.jobs(kinds=("evaluate",), limit=50) if job.request.get("generated") == str(run.request.get("out"))]
+    if not about:
+        return ""
+    job = about[0]
+    if job.error is not None:
+        return f'<p class="sentence bad">{html.escape(job.error.message)}</p>'
+    if job.state != "done":
+        progress = job.progress
+        words = f"{progress.phase} {progress.done:,} of {progress.total:,}" if progress and progress.total else job.state
+        return f'<p class="sentence">judging: {html.escape(words)}</p>'
+    link = f'<a href="/studio-files/{job.id}/report.html" target="_blank">its figures and the closest pairs</a>'
+    verdict = html.escape(str(job.result.get("report", {}).get("verdict", "")))
+    return f'<p class="sentence">{verdict} {link}</p>'

@@ -114,6 +114,7 @@ def join_world(device: torch.device) -> Iterator[World]:
                 "command again, on as many processes as you like."
             ) from error
         raise
-    finally:
+    else:
         gc.collect()  # DistributedDataParallel refers to itself; with it the group's threads would outlive Python, which aborts
+    finally:
         dist.destroy_process_group()
