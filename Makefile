@@ -5,7 +5,7 @@ VENV   := .venv
 RUN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo demo-scratch test lint clean prove-copies prove-data prove-pickles prove-resume prove-serve
+.PHONY: demo demo-scratch test lint clean prove-copies prove-data prove-files prove-pickles prove-resume prove-serve
 
 # ---------------------------------------------------------------- set-up
 
@@ -53,6 +53,9 @@ prove-copies: $(READY)
 
 prove-data: $(READY)
 	$(RUN)/python proofs/data.py
+
+prove-files: $(READY)
+	$(RUN)/python -W ignore proofs/malformed.py
 
 prove-pickles: $(READY)
 	$(RUN)/python proofs/pickles.py

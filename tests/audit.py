@@ -60,7 +60,7 @@ class Audit:
         audit = Audit._listening
         if audit is None:
             return
-        if event == "open":
+        if event in ("open", "sqlite3.connect"):
             audit.opened.append(str(arguments[0]))
         writing = event == "open" and ((isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")) or arguments[2] & 0o3)
         if writing or event.startswith(_WATCHED):

@@ -1,13 +1,21 @@
-"""Malformed JSON, made by the number: one valid document in, as many broken ones out as asked for, always the same ones."""
+"""Malformed files, made by the number: one valid file in, as many broken ones out as asked for, always the same ones."""
 
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
+import tomllib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tomli_w
+
+from bowerbird.storage import seal
+from tests.data.corpus import Case
+from tests.data.mutants import mutant
 
 VALUES: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 2, 7, 10**5, 10**10, 10**30, -(10**30), 0.5, 1e-320, 1e308, float("nan"), float("inf"), -float("inf"),
@@ -64,3 +72,53 @@ def broken_texts(document: dict[str, Any], count: int, seed: int) -> Iterator[by
             for place in draw.integers(len(flipped), size=3):
                 flipped[place] = draw.integers(256)
             yield bytes(flipped)
+
+
+def documents(document: dict[str, Any], count: int, seed: int) -> Iterator[bytes]:
+    """Broken documents, sealed where they were sealed, and half as many broken texts."""
+    sealed = "seal" in document
+    plain = {key: value for key, value in document.items() if key != "seal"}
+    for one in broken(plain, count, seed):
+        try:
+            yield seal(one) if sealed else json.dumps(one).encode()
+        except (ValueError, UnicodeEncodeError):  # half a letter has no bytes
+            yield json.dumps(one).encode()
+    yield from broken_texts(document, count // 2, seed)
+
+
+def resealed(folder: Path, manifest: str, name: str, data: bytes) -> None:
+    """Write a file of a sealed folder as whoever knows the format would: with its hash and a new seal."""
+    (folder / name).write_bytes(data)
+    document = json.loads((folder / manifest).read_bytes())
+    document.pop("seal")
+    document["files"][name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (folder / manifest).write_bytes(seal(document))
+
+
+def broken_bytes(data: bytes, count: int, seed: int) -> Iterator[bytes]:
+    """Files with bits flipped, parts cut, repeated or blanked, or absurd numbers in them; the first are no such file at all."""
+    yield from TEXTS[:count]
+    original = Case("file", data, "accepted")
+    for number in range(len(TEXTS), count):
+        yield mutant([original], seed * 1_000_000 + number)[1]
+
+
+def broken_toml(data: bytes, count: int, seed: int) -> Iterator[bytes]:
+    """Tables with other values in them, and broken texts of them."""
+    document = tomllib.loads(data.decode())
+    for one in broken(document, count - count // 2, seed):
+        try:
+            yield tomli_w.dumps(one).encode()
+        except (TypeError, ValueError, OverflowError):  # null has no TOML, nor has half a letter
+            yield repr(one).encode("utf-8", "backslashreplace")
+    yield from broken_bytes(data, count // 2, seed)
+
+
+def broken_safetensors(data: bytes, count: int, seed: int) -> Iterator[bytes]:
+    """Headers that say something else of the same data, and files hurt anywhere."""
+    length = int.from_bytes(data[:8], "little")
+    header, tensors = json.loads(data[8 : 8 + length]), data[8 + length :]
+    for one in broken(header, count - count // 2, seed):
+        text = json.dumps(one).encode()
+        yield len(text).to_bytes(8, "little") + text + tensors
+    yield from broken_bytes(data, count // 2, seed)

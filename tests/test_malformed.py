@@ -5,12 +5,11 @@ BOWERBIRD_MALFORMED=2000 breaks as many of each kind; by default there are a few
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +22,10 @@ from bowerbird.generate import describe_model, open_model
 from bowerbird.picture_metadata import read_metadata
 from bowerbird.repeat import request_again
 from bowerbird.request import PaintRequest
-from bowerbird.storage import seal
 from bowerbird.training.record import Record
 from tests.audit import Audit
 from tests.conftest import tiny_recipe
-from tests.malformed import broken, broken_texts
+from tests.malformed import documents, resealed
 from tests.training.runs import run_here
 
 COUNT = int(os.environ.get("BOWERBIRD_MALFORMED", "40"))
@@ -61,27 +59,6 @@ def sentence_or_success(work: Callable[[], object], said: object, *inside: Path)
     assert not strangers, f"{strangers} for {str(said)[:500]}"
 
 
-def resealed(folder: Path, manifest: str, name: str, data: bytes) -> None:
-    """Write a file of a sealed folder as whoever knows the format would: with its hash and a new seal."""
-    (folder / name).write_bytes(data)
-    document = json.loads((folder / manifest).read_bytes())
-    document.pop("seal")
-    document["files"][name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    (folder / manifest).write_bytes(seal(document))
-
-
-def documents(document: dict[str, Any], seed: int) -> Iterator[bytes]:
-    """Broken documents, sealed where they were sealed, and broken texts."""
-    sealed = "seal" in document
-    plain = {key: value for key, value in document.items() if key != "seal"}
-    for one in broken(plain, COUNT, seed):
-        try:
-            yield seal(one) if sealed else json.dumps(one).encode()
-        except (ValueError, UnicodeEncodeError):  # half a letter has no bytes
-            yield json.dumps(one).encode()
-    yield from broken_texts(document, COUNT // 2, seed)
-
-
 def paint_one(where: Path) -> None:
     for _ in open_model(where, CPU).paint(PaintRequest(steps=1, seed=0)):
         return
@@ -93,7 +70,7 @@ def test_a_model_folder(run: Path, tmp_path: Path, name: str) -> None:
     shutil.copytree(max((run / "models").iterdir()), model)
     good = json.loads((model / name).read_bytes())
     manifest = (model / "bowerbird.json").read_bytes()
-    for data in documents(good, seed=1):
+    for data in documents(good, COUNT, seed=1):
         (model / "bowerbird.json").write_bytes(manifest)
         if name == "bowerbird.json":
             (model / name).write_bytes(data)
@@ -118,7 +95,7 @@ def test_a_run_folder(run: Path, picture_folder: Path, tmp_path: Path, name: str
     good = (
         json.loads(place.read_bytes()) if name.endswith(".json") else {"seen": 8, "loss": 1.0, "grad_norm": 1.0, "lr": 0.1, "held_out": 1.0}
     )
-    for number, data in enumerate(documents(good, seed=2)):
+    for number, data in enumerate(documents(good, COUNT, seed=2)):
         if number % 4 and COUNT < 100:  # going on takes longer than reading
             continue
         shutil.rmtree(copy)
@@ -130,7 +107,7 @@ def test_a_run_folder(run: Path, picture_folder: Path, tmp_path: Path, name: str
 
 def test_a_record(tmp_path: Path) -> None:
     record = Record(tmp_path / "metrics.jsonl")
-    for data in documents({"seen": 8, "loss": 1.0, "grad_norm": 1.0, "lr": 0.1, "held_out": 1.0, "losses": [1.0]}, seed=3):
+    for data in documents({"seen": 8, "loss": 1.0, "grad_norm": 1.0, "lr": 0.1, "held_out": 1.0, "losses": [1.0]}, COUNT, seed=3):
         record.path.write_bytes(data + b"\n" + b'{"seen": 3}\n')
         assert {"seen": 3} in record.lines()
 
@@ -148,7 +125,7 @@ def test_a_pictures_own_words(tmp_path: Path, key: str, monkeypatch: pytest.Monk
         "prompt": graph,
         "parameters": {"prompt": "a bird", "resolution": "(64, 64)", "styles": "['a']", "base_model": "x"},
     }
-    for data in documents(good[key], seed=4):
+    for data in documents(good[key], COUNT, seed=4):
         chunks = PngImagePlugin.PngInfo()
         chunks.add_itxt(key, data.decode("utf-8", "replace").replace("\0", "?"))
         Image.new("RGB", (8, 8)).save(tmp_path / "picture.png", pnginfo=chunks)

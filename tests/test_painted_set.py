@@ -106,6 +106,24 @@ def test_what_lies_there_is_not_mixed_with_a_set(painter: OwnPainter, tmp_path: 
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("metadata.csv", b"file_name,text,label,seed,model\nx.png,a,b,no number,m\n"),
+        ("metadata.csv", b"file_name,text,label,seed,model\nx.png,a\n"),
+        ("metadata.csv", b"\0\xff"),
+        ("metadata.csv", b""),
+        ("provenance.json", b"[" * 100_000),
+    ],
+)
+def test_a_damaged_table_or_record_is_one_sentence(painter: OwnPainter, tmp_path: Path, name: str, data: bytes) -> None:
+    request = PaintRequest(seed=1, steps=1)
+    paint_per_label(request, 1, tmp_path, painter)
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(RequestError, match="damaged"):
+        paint_per_label(request, 2, tmp_path, painter)
+
+
 def test_folders_are_told_apart_whatever_the_labels_are_called() -> None:
     names = _folders(["Owl", "owl", "a/b", "a:b", "..", "", "x" * 300])
     assert len({name.casefold() for name in names.values()}) == 7

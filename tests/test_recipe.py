@@ -55,11 +55,18 @@ def test_a_misspelt_recipe_names_the_nearest() -> None:
         read_recipe("pixl-64")
 
 
-def test_a_file_that_is_not_toml(tmp_path) -> None:
+@pytest.mark.parametrize("data", [b"[data\nsize=3", b"\xff\xfe[data]", b"x = " + b"[" * 100_000, b"#" * 2**21])
+def test_a_file_that_is_not_toml(tmp_path, data: bytes) -> None:
     file = tmp_path / "mine.toml"
-    file.write_text("[data\nsize=3")
+    file.write_bytes(data)
     with pytest.raises(RecipeError, match="is not TOML"):
         read_recipe(file)
+
+
+def test_what_was_found_may_be_long_and_the_sentence_is_not() -> None:
+    with pytest.raises(RecipeError) as refusal:
+        check_recipe({"diffusion": {"scale": "x" * 100_000}})
+    assert "diffusion.scale" in str(refusal.value) and "valid number" in str(refusal.value) and len(str(refusal.value)) < 1_000
 
 
 def test_check_recipe_fills_defaults() -> None:

@@ -19,11 +19,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_MAX_MESSAGE = 1_000  # letters; what was found may be anybody's, and as long as they like
+
 
 class BowerbirdError(Exception):
     """Base of every error a user can mend."""
 
     exit_code = 2
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message if len(message) <= _MAX_MESSAGE else f"{message[: _MAX_MESSAGE // 2]} ... {message[-_MAX_MESSAGE // 4 :]}")
 
 
 class PictureFolderError(BowerbirdError):

@@ -24,6 +24,7 @@ from bowerbird.errors import RequestError
 from bowerbird.painter import BATCH, OwnPainter, Painter
 from bowerbird.picture_files import SOFTWARE, SUFFIXES, Painted, save_picture
 from bowerbird.progress import OnProgress, Progress, tell
+from bowerbird.reading import parse_json
 from bowerbird.request import MAX_COUNT, PaintRequest, read_request
 from bowerbird.storage import Disk, disk_error, write_file
 
@@ -175,9 +176,13 @@ def _read_metadata(path: Path) -> list[_Row]:
     if not path.exists():
         return []
     reader = csv.reader(io.StringIO(path.read_bytes().decode("utf-8", "surrogateescape")))
-    if tuple(next(reader, ())) != _COLUMNS:
-        raise RequestError(f"{str(path)!r} is a table of somebody else's pictures. Name another --out.")
-    return [_Row(name, text, label, int(seed), model) for name, text, label, seed, model in reader]
+    try:
+        columns, *rows = map(tuple, reader)
+        if columns == _COLUMNS:
+            return [_Row(name, text, label, int(seed), model) for name, text, label, seed, model in rows]
+    except (csv.Error, ValueError):
+        pass
+    raise RequestError(f"{str(path)!r} is a table of somebody else's pictures, or damaged. Name another --out.")
 
 
 def _begin(painter: Painter, request: PaintRequest, count: int, out: Path) -> PaintRequest:
@@ -191,9 +196,9 @@ def _begin(painter: Painter, request: PaintRequest, count: int, out: Path) -> Pa
     painter.resolve(request)  # a class there is none of is told here
     resolved = painter.resolve(request.model_copy(update={"label": None, "count": 1}))
     asked = resolved.model_dump(mode="json")
-    if before is not None and before["request"] != asked:
-        differing = next(name for name in asked if asked[name] != before["request"].get(name))
-        raise RequestError(f"{str(out)!r} was begun with another {differing}. Ask for the same, or name another --out.")
+    differing = [name for name in asked if before is not None and asked[name] != before["request"].get(name)]
+    if differing:
+        raise RequestError(f"{str(out)!r} was begun with another {differing[0]}. Ask for the same, or name another --out.")
     ours = {
         "made_by": SOFTWARE,
         "what": "pictures painted by a model, not photographs of anything",
@@ -211,7 +216,7 @@ def _read_provenance(file: Path) -> dict[str, Any] | None:
     if not file.exists():
         return None
     try:
-        document = json.loads(file.read_bytes())
+        document = parse_json(file.read_bytes())
         if (
             isinstance(document["request"], dict)
             and isinstance(document["request"].get("seed"), int)

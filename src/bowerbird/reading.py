@@ -1,6 +1,6 @@
-"""Files that others wrote, opened: regular ones only, never more of them than so many bytes, and JSON as plain data.
+"""Files that others wrote, opened: regular ones only, never more of them than so many bytes, and JSON and TOML as plain data.
 
-A named pipe blocks whoever opens it, a device never ends, and deep JSON exhausts the stack of its reader.  Callers see
+A named pipe blocks whoever opens it, a device never ends, and deep nesting exhausts the stack of its reader.  Callers see
 OSError for what cannot be read, with words in `strerror`, and ValueError for what is not what it should be.
 """
 
@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import stat
+import tomllib
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -44,5 +45,13 @@ def parse_json(data: bytes) -> Any:
     """A JSON value as plain data; ValueError when it is damaged, or nested deeper than Python reads."""
     try:
         return json.loads(data)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """A table of TOML as plain data; ValueError when it is none, or nested deeper than Python reads."""
+    try:
+        return tomllib.loads(text)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error

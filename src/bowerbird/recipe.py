@@ -6,7 +6,6 @@ Every field's description says when to change it; the same line is the help of t
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from bowerbird.errors import RecipeError, did_you_mean
 from bowerbird.formats import MOVED_SETTINGS, upgrade_recipe
+from bowerbird.reading import parse_toml, read_bytes
 
 BUILT_IN = Path(__file__).parent / "recipes"
+_MAX_FILE_BYTES = 2**20
 
 
 class Section(BaseModel):
@@ -235,18 +236,13 @@ def recipe_text(name: str) -> str:
 def read_recipe(name_or_file: str | Path, settings: Iterable[str] = ()) -> Recipe:
     """A built-in recipe by name, or one from a TOML file, changed by `section.field=value` settings."""
     path = Path(name_or_file)
-    if path.suffix == ".toml":
-        try:
-            text = path.read_text()
-        except OSError as error:
-            raise RecipeError(
-                f"cannot read the recipe {str(path)!r}: {error.strerror}. Give a .toml file or a name from `bowerbird recipes`."
-            ) from error
-    else:
-        text = recipe_text(str(name_or_file))
     try:
-        fields = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        fields = parse_toml(read_bytes(path, _MAX_FILE_BYTES).decode() if path.suffix == ".toml" else recipe_text(str(name_or_file)))
+    except OSError as error:
+        raise RecipeError(
+            f"cannot read the recipe {str(path)!r}: {error.strerror}. Give a .toml file or a name from `bowerbird recipes`."
+        ) from error
+    except ValueError as error:
         raise RecipeError(f"{str(path)!r} is not TOML: {error}. See `bowerbird recipes pixel-64` for one that is.") from error
     fields.setdefault("name", path.stem)
     return change_recipe(fields, settings)
@@ -311,8 +307,8 @@ def _apply(fields: dict[str, Any], setting: str) -> None:
         raise RecipeError(f"--set {setting!r} is not section.field=value, for example --set train.lr=0.0005.")
     _refuse_unknown({section: {field: None}})
     try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+        parsed = parse_toml(f"value = {value}")["value"]
+    except ValueError:
         parsed = value.strip()  # a bare word is a string
     fields.setdefault(section, {})[field] = parsed
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from bowerbird.data.pictures import open_pictures
 from bowerbird.errors import ModelError, ResourceError, RunError, Stopped
 from bowerbird.model_folder import open_model_folder
 from bowerbird.progress import Progress
-from bowerbird.recipe import FREE_FIELDS, check_recipe, flatten
+from bowerbird.recipe import FREE_FIELDS, Train, check_recipe, flatten
 from bowerbird.run_folder import CHECKPOINT_MANIFEST, model_of_run, read_run_state
-from bowerbird.storage import verify_folder
+from bowerbird.storage import seal, verify_folder
+from bowerbird.training.optimizer import load_optimizer_tensors, make_optimizers, optimizer_tensors
 from bowerbird.training.resume import start_or_resume
 from tests.conftest import tiny_recipe
 from tests.disks import FullDisk
@@ -134,3 +138,39 @@ def test_a_changed_setting_is_free_or_refused_by_name(stopped: Path, picture_fol
     else:
         with pytest.raises(RunError, match=field.replace(".", r"\.")):
             start_or_resume(setup(run, other, pictures))
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [("seen", "wrong at 'seen'"), ("best", "wrong at 'best'"), ("recipe", "names a recipe that cannot be"), ("data", "have changed")],
+)
+def test_a_checkpoint_that_lacks_something_is_refused_in_a_sentence(
+    stopped: Path, picture_folder: Path, tmp_path: Path, key: str, words: str
+) -> None:
+    """Whoever knows the format can seal anything."""
+    shutil.copytree(stopped, tmp_path / "run")
+    for manifest in (tmp_path / "run/checkpoints").glob("*/checkpoint.json"):
+        document = json.loads(manifest.read_bytes())
+        for table in (document, document["provenance"]):
+            table.pop(key, None)
+        document.pop("seal")
+        manifest.write_bytes(seal(document))
+    with pytest.raises((ModelError, RunError), match=words):
+        run_here(picture_folder, tmp_path / "run", RECIPE)
+
+
+def test_moments_of_another_network_are_refused() -> None:
+    network = nn.Linear(3, 2)
+    optimizers = make_optimizers(Train(), network)
+    network(torch.ones(1, 3)).sum().backward()
+    optimizers[0].step()
+    whole = optimizer_tensors(optimizers)
+    load_optimizer_tensors(optimizers, whole)
+    for name in whole:
+        for others in (
+            {key: tensor for key, tensor in whole.items() if key != name},
+            {**whole, name: torch.zeros(7)},
+            {**{key: tensor for key, tensor in whole.items() if key != name}, f"x{name}": whole[name]},
+        ):
+            with pytest.raises(ModelError, match="Restore the checkpoint"):
+                load_optimizer_tensors(optimizers, others)

@@ -14,7 +14,6 @@ there, never opened as a path.
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bowerbird.errors import RequestError, did_you_mean
+from bowerbird.reading import parse_toml
 
 OURS = Path(__file__).parent
 MAX_FILE_BYTES = 4 * 2**20
@@ -112,8 +112,8 @@ def read_table(file: Path, kind: type[M]) -> dict[str, M]:
 def _table(file: Path, kind: type[M], changed_ns: int) -> dict[str, M]:
     """Read once for each time that the file changes."""
     try:
-        tables = tomllib.loads(_read(file))
-    except tomllib.TOMLDecodeError as error:
+        tables = parse_toml(_read(file))
+    except ValueError as error:
         raise RequestError(f"{str(file)!r} is not TOML ({error}).") from error
     read: dict[str, M] = {}
     for name, fields in tables.items():

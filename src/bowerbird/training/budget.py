@@ -21,7 +21,7 @@ from bowerbird.data.picture_set import Pictures
 from bowerbird.progress import OnProgress, note
 from bowerbird.recipe import Recipe
 from bowerbird.run_folder import read_run_state, write_run_state
-from bowerbird.training.checkpoint import SAVE_SECONDS, read_provenance, save_checkpoint
+from bowerbird.training.checkpoint import SAVE_SECONDS, read_provenance, read_recipe_of, save_checkpoint
 from bowerbird.training.memory import no_trace, require_memory
 from bowerbird.training.report import write_tensorboard
 from bowerbird.training.run import Run
@@ -141,8 +141,8 @@ def frozen_length(out: Path, hours: float | None) -> int | None:
     checkpoint = read_run_state(out).checkpoint
     if hours is None or checkpoint is None:
         return None
-    provenance = read_provenance(out / "checkpoints" / checkpoint)
-    return int(provenance["recipe"]["train"]["pictures"]) if provenance.get("hours") == hours else None
+    place = out / "checkpoints" / checkpoint
+    return read_recipe_of(place).train.pictures if read_provenance(place).get("hours") == hours else None
 
 
 def flops_per_picture(run: Run) -> int:

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor, nn
 
 from bowerbird import __version__, weights
+from bowerbird.errors import ModelError, RecipeError, RunError
 from bowerbird.formats import FORMAT_VERSION, upgrade_checkpoint, upgrade_tensor_name
-from bowerbird.recipe import Recipe
+from bowerbird.recipe import Recipe, check_recipe
 from bowerbird.run_folder import CHECKPOINT_MANIFEST
 from bowerbird.storage import Disk, read_sealed, write_folder
 from bowerbird.training.adversary import Adversary
@@ -50,6 +52,18 @@ def new_state(model: nn.Module, recipe: Recipe, adversary: Adversary | None = No
     return TrainState(model, Ema(model, recipe.train.ema), optimizers, adversary)
 
 
+class _Manifest(BaseModel):
+    """checkpoint.json as it must be, whoever wrote it."""
+
+    seen: int = Field(ge=0, le=10**15)
+    step: int = Field(ge=0, le=10**15)
+    snapshot_at: int = Field(ge=0, le=10**15)
+    skipped: int = Field(ge=0, le=10**15)
+    seconds: float = Field(ge=0)
+    best: Best
+    provenance: dict[str, Any]
+
+
 def save_checkpoint(disk: Disk, target: Path, state: TrainState, provenance: dict[str, Any]) -> None:
     """Write the state as the new folder `target`.  `provenance` (recipe, data, threads ...) are compared on resume."""
     manifest = {
@@ -67,7 +81,16 @@ def save_checkpoint(disk: Disk, target: Path, state: TrainState, provenance: dic
 
 
 def read_provenance(checkpoint: Path) -> dict[str, Any]:
-    return dict(_manifest(checkpoint)["provenance"])
+    return _manifest(checkpoint).provenance
+
+
+def read_recipe_of(checkpoint: Path) -> Recipe:
+    """The recipe that a checkpoint was written under."""
+    recipe = read_provenance(checkpoint).get("recipe")
+    try:
+        return check_recipe(recipe if isinstance(recipe, dict) else {"recipe": recipe})
+    except RecipeError as error:
+        raise RunError(f"{str(checkpoint)!r} names a recipe that cannot be ({error}) Begin a new run with another --out.") from error
 
 
 def load_checkpoint(checkpoint: Path, state: TrainState) -> None:
@@ -77,13 +100,20 @@ def load_checkpoint(checkpoint: Path, state: TrainState) -> None:
     weights.load_into(state.ema.model, _weights(checkpoint / "ema.safetensors"), str(checkpoint))
     if state.adversary is not None:
         weights.load_into(state.adversary.critic, weights.load(checkpoint / "adversary.safetensors"), str(checkpoint))
-    load_optimizer_tensors(state.optimizers, weights.load(checkpoint / "optimizer.safetensors"))
-    state.seen, state.step, state.snapshot_at, state.skipped = (manifest[key] for key in ("seen", "step", "snapshot_at", "skipped"))
-    state.seconds, state.best = manifest["seconds"], Best.model_validate(manifest["best"])
+    moments = weights.load(checkpoint / "optimizer.safetensors")
+    weights.check_numbers(moments, str(checkpoint))
+    load_optimizer_tensors(state.optimizers, moments)
+    state.seen, state.step, state.snapshot_at, state.skipped = manifest.seen, manifest.step, manifest.snapshot_at, manifest.skipped
+    state.seconds, state.best = manifest.seconds, manifest.best
 
 
-def _manifest(checkpoint: Path) -> dict[str, Any]:
-    return upgrade_checkpoint(read_sealed(checkpoint / CHECKPOINT_MANIFEST))
+def _manifest(checkpoint: Path) -> _Manifest:
+    try:
+        return _Manifest.model_validate(upgrade_checkpoint(read_sealed(checkpoint / CHECKPOINT_MANIFEST)))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ModelError(f"the checkpoint {str(checkpoint)!r} is wrong at {where!r}: {first['msg']}. Restore it.") from error
 
 
 def _weights(path: Path) -> dict[str, Tensor]:

@@ -9,7 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bowerbird.errors import ModelError
 from bowerbird.recipe import Train
+
+# What each keeps of every parameter
+_MOMENTS = {torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"}, torch.optim.Muon: {"momentum_buffer"}}
 
 
 def learning_rate(settings: Train, seen: int) -> float:
@@ -67,15 +71,22 @@ def optimizer_tensors(optimizers: list[torch.optim.Optimizer]) -> dict[str, Tens
 
 
 def load_optimizer_tensors(optimizers: list[torch.optim.Optimizer], tensors: dict[str, Tensor]) -> None:
+    """Give the optimizers their moments; ModelError when these are not theirs."""
     states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimizers]
     own = [[p for group in optimizer.param_groups for p in group["params"]] for optimizer in optimizers]
+    places = {f"{number}.{parameter}": weight for number, weights in enumerate(own) for parameter, weight in enumerate(weights)}
     for flat, tensor in tensors.items():
-        number, parameter, name = flat.split(".", 2)
-        weight = own[int(number)][int(parameter)]
+        place, _, name = flat.rpartition(".")
+        weight = places.get(place)
+        if weight is None or tensor.shape not in (weight.shape, ()):
+            raise ModelError(f"the moment {flat[:80]!r} of shape {list(tensor.shape)} is none of this network's. Restore the checkpoint.")
         if tensor.shape == weight.shape:  # fused optimizers walk through memory: the moments must lie there as the weights do
             tensor = torch.empty_like(weight, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
-        states[int(number)].setdefault(int(parameter), {})[name] = tensor
+        number, parameter = map(int, place.split("."))
+        states[number].setdefault(parameter, {})[name] = tensor
     for optimizer, state in zip(optimizers, states, strict=True):
+        if any(moments.keys() != _MOMENTS[type(optimizer)] for moments in state.values()):
+            raise ModelError("moments of this network are missing. Restore the checkpoint.")
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

@@ -17,11 +17,11 @@ from bowerbird.locate import locate
 from bowerbird.model_folder import MANIFEST, About, Model, open_model_folder
 from bowerbird.models.autoencoder import Autoencoder, ConvAutoencoder
 from bowerbird.progress import OnProgress, note
-from bowerbird.recipe import FREE_FIELDS, Recipe, check_recipe, differing_fields, write_recipe
+from bowerbird.recipe import FREE_FIELDS, Recipe, differing_fields, write_recipe
 from bowerbird.run_folder import CHECKPOINT_MANIFEST, RunState, entries, newest_verified, read_run_state, write_run_state
 from bowerbird.storage import remove_temporary, require_free, verify_folder, write_file
 from bowerbird.threads import allowed_processors, chosen_by_hand
-from bowerbird.training.checkpoint import checkpoint_bytes, load_checkpoint, new_state, read_provenance
+from bowerbird.training.checkpoint import checkpoint_bytes, load_checkpoint, new_state, read_provenance, read_recipe_of
 from bowerbird.training.objectives import Objective, choose_objective
 from bowerbird.training.optimizer import decay_start
 from bowerbird.training.record import Record
@@ -154,7 +154,7 @@ def _left_off(setup: Setup) -> str | None:
         _refuse_to_begin_anew(setup, run_state)
         return None
     _take_threads_of(setup, read_provenance(out / "checkpoints" / name))
-    old = check_recipe(read_provenance(out / "checkpoints" / name)["recipe"])
+    old = read_recipe_of(out / "checkpoints" / name)
     changed = [field for field in differing_fields(old, recipe) if field not in FREE_FIELDS]
     if changed:
         raise RunError(
@@ -186,15 +186,15 @@ def _checkpoint_to_resume(setup: Setup, name: str | None, provenance: dict[str, 
         return None, RunState()
     out = setup.out
     run_state, before = read_run_state(out), read_provenance(out / "checkpoints" / name)
-    if before["data"] != provenance["data"]:
+    if before.get("data") != provenance["data"]:
         raise RunError(
             f"the pictures of {str(out)!r}, its autoencoder or the model it tunes, have changed since it was started. "
             "Bring them back, or use another --out for a new run."
         )
-    differs = [key for key in ("hardware", "threads", "torch", "precision", "processes") if before[key] != provenance[key]]
+    differs = [key for key in ("hardware", "threads", "torch", "precision", "processes") if before.get(key) != provenance[key]]
     if differs:
         note(setup.on_progress, f"resuming on other {', '.join(differs)} than before: the result is as good, but not bit-identical")
-    return _extended(setup, name, run_state, check_recipe(before["recipe"]))
+    return _extended(setup, name, run_state, read_recipe_of(out / "checkpoints" / name))
 
 
 def _extended(setup: Setup, name: str, run_state: RunState, old: Recipe) -> tuple[Path, RunState]:
