@@ -7,6 +7,7 @@
     python -m benchmarks run trial --variant latent-64 --set train.lr=3e-3 --tag faster --minutes 3 ...      a step of the recipe study
     python -m benchmarks run painting --entrant ours --minutes 20 ...       seconds per picture by steps, with KID
     python -m benchmarks run speed ...                                      training pictures/s, ours and diffusers, same U-Net
+    python -m benchmarks run steps --before CHECKOUT ...                    training pictures/s by how an update computes, and before
     python -m benchmarks run startup ...                                    seconds to help, import and a first picture
     python -m benchmarks run judging --count 5000 ...                       seconds of `evaluate`, that many against that many
     python -m benchmarks run copies ...                                     copies found and false alarms, by kind of picture
@@ -49,6 +50,7 @@ def main() -> None:
     run.add_argument("--count", type=int, default=1000, help="pictures to paint and judge")
     run.add_argument("--steps", type=int, help="sampling steps; by default the entrant's own")
     run.add_argument("--network", default="small", help="speed, startup: which U-Net")
+    run.add_argument("--before", type=Path, help="steps: a checkout of another Bowerbird to compare with")
     run.add_argument("--upscaler", action="append", default=[], help="upscaling: NAME=MODEL; may be repeated")
     run.add_argument("--sheet", type=Path, help="upscaling: where a sheet to look at goes")
     run.add_argument("--work", type=Path, default=Path("runs/benchmarks"), help="where models and reports go")
@@ -85,7 +87,7 @@ def command() -> str:
     for option in ("--work", "--records"):
         if option in words:
             del words[words.index(option) : words.index(option) + 2]
-    for option in ("--pictures", "--splits"):
+    for option in ("--pictures", "--splits", "--before"):
         if option in words:
             words[words.index(option) + 1] = option.removeprefix("--").upper()
     words = [f"{word.partition('=')[0]}=FOLDER" if "=/" in word else word for word in words]  # an upscaler that lies in a folder

@@ -48,6 +48,7 @@ def page(folder: Path) -> str:
         *_trials(read_all(folder, "trial")),
         *_painting(read_all(folder, "painting")),
         *_speed(read_all(folder, "speed")),
+        *_steps(read_all(folder, "steps")),
         *_startup(read_all(folder, "startup")),
         *_judging(read_all(folder, "judging")),
         *_upscaling(read_all(folder, "upscaling")),
@@ -141,6 +142,19 @@ def _speed(records: list[Record]) -> list[str]:
         (r["network"], r["batch"], f"{r['ours']:.2f}", f"{r['diffusers']:.2f}", f"{r['ours'] / r['diffusers']:.2f}") for r in records
     ]
     return _section("Training pictures a second, same network", ("U-Net", "batch", "ours", "diffusers", "ratio"), rows)
+
+
+def _steps(records: list[Record]) -> list[str]:
+    """Ratios are to `before` where it ran, else to fp32."""
+    rows: list[tuple[object, ...]] = []
+    for r in records:
+        for row in r["rows"]:
+            first = next(each for each in r["rows"] if each["threads"] == row["threads"])
+            rates = (row["pictures_per_second"], row["per_cpu_second"], row["per_cpu_second"] * r["flops_per_picture"] / 1e9)
+            ratio = row["pictures_per_second"] / first["pictures_per_second"]
+            rows.append((r["recipe"], r["batch"], row["threads"], row["way"], *(f"{rate:.0f}" for rate in rates), f"{ratio:.2f}"))
+    head = ("recipe", "batch", "threads", "", "pictures/s", "a second of one core", "GFLOP/s of one core", "ratio")
+    return _section("Training pictures a second, by how an update computes", head, rows)
 
 
 def _startup(records: list[Record]) -> list[str]:

@@ -22,6 +22,7 @@ from benchmarks import machine, records
 from benchmarks.copies import copies
 from benchmarks.entrants import ENTRANTS, TRIVIAL, Entrant, our_command
 from benchmarks.pictures import BenchPictures, prepare
+from benchmarks.steps import pictures_a_second
 from benchmarks.upscaling import upscaling
 from bowerbird.errors import Stopped
 from bowerbird.evaluate import evaluate, metrics
@@ -197,6 +198,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], Found]] = {
     "trial": trial,
     "painting": painting,
     "speed": speed,
+    "steps": pictures_a_second,
     "startup": startup,
     "judging": judging,
     "copies": copies,

@@ -2,6 +2,7 @@
 
 pictures/   decoded pictures (data/cache.py)        latents/    what an autoencoder makes of them (training/latents.py)
 unpacked/   archives (data/archives.py)             features/   what a feature network sees in them (models/features.py)
+compiled/   kernels made for networks (training/compiling.py)
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from bowerbird.errors import ResourceError
 from bowerbird.progress import OnProgress, Progress, tell
 
-PARTS = ("pictures", "unpacked", "latents", "features")
+PARTS = ("pictures", "unpacked", "latents", "features", "compiled")
 
 
 def cache_root() -> Path:

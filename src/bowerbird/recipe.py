@@ -148,6 +148,9 @@ class Train(Section):
     decay: float = Field(0.2, ge=0, le=1, description="last share of the run in which the learning rate falls to 0")
     ema: float = Field(0.10, gt=0, lt=0.28, description="relative width of the weight average (EDM2); narrower for very long runs")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the processor multiplies it, fp32 elsewhere")
+    compile: Literal["auto", "always", "never"] = Field(
+        "auto", description="kernels made for the network; auto: where the forecast says that the run repays the minute it takes"
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="raise towards 0.2 when the held-out loss rises while the loss falls")
     save_every: int = Field(20_000, ge=1, description="pictures between checkpoints")
 

@@ -120,7 +120,7 @@ def test_an_overrun_is_said_once(run: Run, monkeypatch: pytest.MonkeyPatch, slow
     monkeypatch.setattr(budget.time, "monotonic", lambda: now)
     run.on_progress = lambda event: said.append(run.state.seen)
     run.recipe = of_length(run.recipe, 100)
-    promise(run, Forecast(100, 1.0, 10**9, 1.2, 1.0, 0, "a machine", None))
+    promise(run, Forecast(100, 1.0, 10**9, 1.2, 1.0, 0, "a machine", "fp32", False, None))
     run.state.seen = first
     watch = Watch(run)
     for run.state.seen in range(first + 1, 101):
@@ -137,6 +137,6 @@ def test_another_length_is_another_promise(picture_folder: Path, tmp_path: Path)
 
 
 def test_the_line_tells_all() -> None:
-    line = Forecast(1000, 12.5, 1_700_000_000, 0.5, 0.4, 2_000_000_000, "a machine", 1.25).line()
-    for part in ("12.5 pictures/s", "1,000 pictures", "0.50 h", "2.00 GB", "cost 1.25", "a machine"):
+    line = Forecast(1000, 12.5, 1_700_000_000, 0.5, 0.4, 2_000_000_000, "a machine", "bf16", True, 1.25).line()
+    for part in ("12.5 pictures/s in bf16, compiled,", "1,000 pictures", "0.50 h", "2.00 GB", "cost 1.25", "a machine"):
         assert part in line

@@ -22,6 +22,7 @@ from bowerbird.progress import OnProgress, note
 from bowerbird.recipe import Recipe
 from bowerbird.run_folder import read_run_state, write_run_state
 from bowerbird.training.checkpoint import SAVE_SECONDS, read_provenance, read_recipe_of, save_checkpoint
+from bowerbird.training.compiling import WORTHWHILE, compile_blocks, gain, worth_trying
 from bowerbird.training.memory import no_trace, require_memory
 from bowerbird.training.report import write_tensorboard
 from bowerbird.training.run import Run
@@ -87,12 +88,15 @@ class Forecast:
     training_hours: float
     peak_memory_bytes: int
     device: str
+    precision: str
+    compiled: bool
     cost: float | None
 
     def line(self) -> str:
         money = f", cost {self.cost:.2f}" if self.cost is not None else ""
+        how = f"{self.precision}{', compiled,' * self.compiled}"
         return (
-            f"{self.pictures_per_second:.1f} pictures/s on {self.device}: {self.pictures:,} pictures take {self.hours:.2f} h, "
+            f"{self.pictures_per_second:.1f} pictures/s in {how} on {self.device}: {self.pictures:,} pictures take {self.hours:.2f} h, "
             f"peak memory {self.peak_memory_bytes / 1e9:.2f} GB, {self.flops_per_picture / 1e9:,.1f} GFLOP a picture{money}"
         )
 
@@ -106,10 +110,17 @@ def forecast(run: Run, update: Callable[[], float], budget: Budget, whole: Pictu
     ResourceError when it would not fit into memory, with what to change.
     """
     require_memory(run)
-    pace = calibrate(run, update, budget, whole)
+    flops = flops_per_picture(run)
+    pace, recipe, epoch = calibrate(run, update, budget, whole), run.recipe, len(whole.train)
     preparation = run.world.broadcast(run.objective.preparation_seconds(whole))
-    epoch, spent = len(whole.train), time.monotonic() - budget.started + preparation
-    recipe = run.recipe
+    spent = time.monotonic() - budget.started + preparation
+    planned = pace.seconds(recipe, epoch) if budget.hours is None else budget.hours * 3600 - spent
+    compiled = worth_trying(run, run.world.broadcast(planned)) and compile_blocks(replace(run, on_progress=on_progress))
+    if compiled:
+        times = run.world.broadcast(gain(run, update, pace.update))
+        compiled = recipe.train.compile == "always" or times > WORTHWHILE
+        pace = replace(pace, update=pace.update / times) if compiled else pace
+        spent = time.monotonic() - budget.started + preparation
     if budget.hours is not None:
         affordable = pace.pictures(budget.hours * 3600 - spent, recipe, epoch)
         recipe = of_length(recipe, int(run.world.broadcast(affordable)))
@@ -123,11 +134,13 @@ def forecast(run: Run, update: Callable[[], float], budget: Budget, whole: Pictu
     return Forecast(
         pictures=recipe.train.pictures,
         pictures_per_second=recipe.train.batch / pace.update,
-        flops_per_picture=flops_per_picture(run),
+        flops_per_picture=flops,
         hours=hours,
         training_hours=training_hours,
         peak_memory_bytes=hardware.peak_memory_bytes(run.device),  # the calibration did all that the run will do
         device=hardware.describe(run.device),
+        precision=run.precision,
+        compiled=compiled,
         cost=None if budget.price_per_hour is None else hours * budget.price_per_hour,
     )
 

@@ -64,7 +64,10 @@ def train(
         try:
             with world.main_first():  # it fills the cache of decoded pictures for all
                 pictures = _open(source, recipe, on_progress)
-            _start_to_finish(Setup(out, recipe, pictures, device, disk, stop, world, budget.hours if budget else None, on_progress), budget)
+            setup = Setup(
+                out, recipe, pictures, device, disk, stop, world, compiled=recipe.train.compile == "always", on_progress=on_progress
+            )
+            _start_to_finish(replace(setup, hours=budget.hours) if budget else setup, budget)
         except StopRequested:
             raise Stopped(f"stopped before the first checkpoint; run the same command again to start {str(out)!r}.") from None
     return out
@@ -92,7 +95,7 @@ def forecast(source: Path, recipe: Recipe, budget: Budget, *, device: torch.devi
     """What training would take on this device; nothing is trained and nothing is kept."""
     with StopSignals() as stop:
         pictures = _open(source, recipe, on_progress)
-        return _trial(Setup(Path(), recipe, pictures, device, Disk(), stop, World(), None, on_progress), budget, None)
+        return _trial(Setup(Path(), recipe, pictures, device, Disk(), stop, World(), on_progress=on_progress), budget, None)
 
 
 def _open(source: Path, recipe: Recipe, on_progress: OnProgress | None) -> Pictures:
@@ -109,7 +112,7 @@ def _planned(setup: Setup, budget: Budget) -> tuple[Setup, Forecast | None]:
     if budget.hours is None and read_run_state(setup.out).checkpoint is not None:
         return setup, None
     plan = _trial(setup, budget, setup.out)
-    return replace(setup, recipe=of_length(setup.recipe, plan.pictures)), plan
+    return replace(setup, recipe=of_length(setup.recipe, plan.pictures), compiled=plan.compiled), plan
 
 
 def _trial(setup: Setup, budget: Budget, beside: Path | None) -> Forecast:
@@ -120,7 +123,7 @@ def _trial(setup: Setup, budget: Budget, beside: Path | None) -> Forecast:
     pictures, batch = setup.pictures, setup.recipe.train.batch
     few = replace(pictures, train=pictures.train[: 2 * batch], held=pictures.held[:HELD_OUT_BATCH])
     with no_trace(setup.device), tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=beside) as folder:
-        silent = replace(setup, out=Path(folder), pictures=few, disk=Disk(), hours=None, on_progress=lambda event: None)
+        silent = replace(setup, out=Path(folder), pictures=few, disk=Disk(), hours=None, compiled=False, on_progress=lambda event: None)
         run = start_or_resume(silent)
         assert run is not None, "the folder is new"
         plan = forecast_run(run, lambda: _update(run), budget, pictures, setup.on_progress)

@@ -22,6 +22,7 @@ from bowerbird.run_folder import CHECKPOINT_MANIFEST, RunState, entries, newest_
 from bowerbird.storage import remove_temporary, require_free, verify_folder, write_file
 from bowerbird.threads import allowed_processors, chosen_by_hand
 from bowerbird.training.checkpoint import checkpoint_bytes, load_checkpoint, new_state, read_provenance, read_recipe_of
+from bowerbird.training.compiling import compile_blocks
 from bowerbird.training.objectives import Objective, choose_objective
 from bowerbird.training.optimizer import decay_start
 from bowerbird.training.record import Record
@@ -49,8 +50,12 @@ def start_or_resume(setup: Setup) -> Run | None:
         record=record,
         provenance=provenance,
     )
+    compiled = setup.compiled
     if checkpoint is not None:
         load_checkpoint(checkpoint, run.state)
+        compiled = bool(read_provenance(checkpoint).get("compiled"))
+    if compiled:
+        provenance["compiled"] = compile_blocks(run)
     if run.world.is_main:
         if checkpoint is None:
             _begin(run)
@@ -68,6 +73,7 @@ def _provenance(setup: Setup, objective: Objective, precision: str) -> dict[str,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "precision": precision,
+        "compiled": False,
         "processes": setup.world.size,
         "hours": setup.hours,
     }

@@ -33,6 +33,7 @@ class Setup:
     """What a run is to learn from, where it writes, and who trains it.
 
     hours: what was turned into the recipe's number of pictures; kept, so that the same hours find it again.
+    compiled: whether a new run makes kernels for its network; one that goes on does as it did.
     """
 
     out: Path
@@ -43,6 +44,7 @@ class Setup:
     stop: StopSignals
     world: World
     hours: float | None = None
+    compiled: bool = False
     on_progress: OnProgress | None = None
 
 

@@ -58,6 +58,8 @@ def _training(run: Run) -> dict[str, Any]:
         "pictures": len(run.pictures.train),
         "data_fingerprint": run.objective.fingerprint,
         "hardware": run.provenance["hardware"],
+        "precision": run.precision,
+        "compiled": run.provenance["compiled"],
         "hours": round(run.state.seconds / 3600, 3),
     }
 
