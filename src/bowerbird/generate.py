@@ -17,7 +17,7 @@ from bowerbird.chain import Chain
 from bowerbird.enlarge import Enlarger
 from bowerbird.errors import ModelError
 from bowerbird.locate import Opening, Place, bundled, locate, locate_autoencoder
-from bowerbird.model_folder import MANIFEST, About, Model, SamplingDefaults, open_model_folder
+from bowerbird.model_folder import LORA, MANIFEST, About, Model, SamplingDefaults, open_model_folder
 from bowerbird.models.autoencoder import Autoencoder, LatentSpace, Rgb
 from bowerbird.painter import OwnPainter, Painter
 from bowerbird.pretrained.autoencoders import autoencoder_place, open_pretrained_autoencoder
@@ -63,6 +63,11 @@ def open_place(place: Place, device: torch.device, opening: Opening | None = Non
         return pretrained.open_pretrained(
             place.where, device, opening.dtype, opening.family, opening.prediction, opening.offline, opening.ask
         )
+    if place.manifest is not None and place.manifest.kind == "lora":
+        base = locate(str(place.manifest.training["recipe"]["tune"]["model"]), opening, on_progress)
+        painter = open_place(base, device, opening, on_progress)
+        assert isinstance(painter, pretrained.PretrainedPainter), "a LoRA is made for nothing else"
+        return painter.with_lora(place.where, place.path / LORA)
     if not place.paints:
         raise ModelError(
             f"{place.where!r} is an autoencoder, which paints nothing by itself. Train a model on its latents: "

@@ -5,6 +5,7 @@
       transformer/ | unet/      config.json and weights; an autoencoder's folder has none
       vae/                      of a latent model, and of an autoencoder
       upscaler/                 of an upscaler
+      lora.safetensors          of a LoRA, as other tools read it; the model it is for is training.recipe.tune.model
       image_embeddings.safetensors ...    what its conditions keep (conditions/)
       scheduler/                for a U-Net: diffusers' scheduler config
       model_index.json          exactly when a diffusers pipeline can paint from this folder
@@ -39,6 +40,7 @@ from bowerbird.pretrained.configs import class_arguments, read_config
 from bowerbird.storage import Disk, verify_folder, write_folder
 
 MANIFEST = "bowerbird.json"
+LORA = "lora.safetensors"
 Config = TypeVar("Config")
 Network = TypeVar("Network", bound=nn.Module)
 _UNET_WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -79,7 +81,7 @@ class Manifest(About):
 
     format_version: int = FORMAT_VERSION
     written_by: str = f"bowerbird {__version__}"
-    kind: str  # "pixel", "latent", "autoencoder" or "upscaler"
+    kind: str  # "pixel", "latent", "autoencoder", "upscaler" or "lora"
     denoiser: DenoiserSpec | None = None
     latents: LatentScale | None = None
     conditions: dict[str, dict[str, Any]] = {}
@@ -88,8 +90,8 @@ class Manifest(About):
 
     @model_validator(mode="after")
     def _whole(self) -> Manifest:
-        if (self.denoiser is None) != (self.kind in ("autoencoder", "upscaler")):
-            raise ValueError("an autoencoder or upscaler has no denoiser, and everything else has one")
+        if (self.denoiser is None) != (self.kind in ("autoencoder", "upscaler", "lora")):
+            raise ValueError("an autoencoder, upscaler or LoRA has no denoiser, and everything else has one")
         if self.denoiser is not None and self.sampling is None:
             raise ValueError("what paints says how: sampling is missing")
         return self
@@ -99,7 +101,8 @@ class Manifest(About):
 class Model:
     """A model whole: what training leaves, a folder holds, and painting needs.
 
-    denoiser: None of an autoencoder and of an upscaler.  space: what it learnt on; of an autoencoder, its own.
+    denoiser: None of an autoencoder, of an upscaler and of a LoRA, which is its file.  space: what it learnt on; of an autoencoder,
+    its own.
     """
 
     denoiser: Denoiser | None
@@ -108,9 +111,12 @@ class Model:
     sampling: SamplingDefaults | None = None
     about: About = field(default_factory=About)
     upscaler: Upscaler | None = None
+    lora: bytes | None = None
 
     @property
     def kind(self) -> str:
+        if self.lora is not None:
+            return "lora"
         if self.upscaler is not None:
             return "upscaler"
         if self.denoiser is None:
@@ -171,6 +177,8 @@ def open_model_folder(folder: Path, manifest: Manifest | None = None) -> Model:
     """The model of a folder; with `manifest`, of one that was verified already.  ModelError when anything is missing or damaged."""
     manifest = manifest or read_manifest(folder)
     about = About(**manifest.model_dump(include=set(About.model_fields)))
+    if manifest.kind == "lora":
+        return Model(None, about=about, lora=(folder / LORA).read_bytes())
     if manifest.kind == "upscaler":
         return Model(None, about=about, upscaler=_open_upscaler(folder))
     if manifest.denoiser is None:
@@ -255,6 +263,8 @@ def _parts(model: Model, samples_png: bytes) -> Iterator[tuple[str, bytes]]:
             yield "scheduler/scheduler_config.json", _json(_scheduler_config(denoiser.spec))
             if not model.conditions and model.kind == "pixel":
                 yield "model_index.json", _json(_MODEL_INDEX)
+    if model.lora is not None:
+        yield LORA, model.lora
     if model.upscaler is not None:
         yield "upscaler/config.json", _json(asdict(model.upscaler.config))
         yield _UPSCALER_WEIGHTS, weights.to_bytes(model.upscaler.state_dict(), {"format": "pt"})

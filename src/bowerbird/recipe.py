@@ -43,9 +43,10 @@ class Data(Section):
 class Model(Section):
     """Which network learns, and on what."""
 
-    network: Literal["transformer", "unet", "autoencoder", "upscaler"] = Field(
+    network: Literal["transformer", "unet", "autoencoder", "upscaler", "lora"] = Field(
         "transformer",
-        description="transformer: ours; unet: diffusers' UNet2DModel; autoencoder: makes latents to learn on; upscaler: enlarges",
+        description="transformer: ours; unet: diffusers' UNet2DModel; autoencoder: makes latents to learn on; upscaler: enlarges; "
+        "lora: low-rank matrices for the Stable Diffusion model that tune.model names",
     )
     autoencoder: str = Field(
         "rgb", description="what the model learns on: rgb (pixels), a bundled autoencoder, a folder or a hub name (latents)"
@@ -96,6 +97,20 @@ class Upscaler(Section):
     worn: float = Field(0.2, ge=0, le=1, description="share of small pictures that are blurred or compressed too; raise for phone pictures")
     noise: float = Field(0.2, ge=0, le=1, description="most noise in small pictures, which span -1..1; half of them have none")
     perceptual: float = Field(0.25, ge=0, description="weight of looking alike to an ImageNet network, beside error of pixels; 0: none")
+
+
+class Lora(Section):
+    """Low-rank matrices beside the weights of a Stable Diffusion model (model.network = "lora")."""
+
+    rank: int = Field(
+        16, ge=1, le=256, description="inner width of the matrices; 4 is enough for a style, more hold more and memorise more"
+    )
+    alpha: float = Field(0.0, ge=0, le=1024, description="their product is multiplied by alpha / rank; 0: as rank, by 1")
+    targets: Literal["attention", "transformer"] = Field(
+        "attention", description="which weights they stand beside: those of attention, or all of the transformer blocks"
+    )
+    trigger: str = Field("", max_length=80, description="a rare word for your pictures, before each caption, or alone where there is none")
+    recompute: bool = Field(False, description="do the forward pass twice: a third slower, and a fraction of the memory (checkpointing)")
 
 
 class Condition(Section):
@@ -181,6 +196,7 @@ class Recipe(Section):
     unet: UNet = UNet()
     autoencoder: Autoencoder = Autoencoder()
     upscaler: Upscaler = Upscaler()
+    lora: Lora = Lora()
     condition: Condition = Condition()
     diffusion: Diffusion = Diffusion()
     train: Train = Train()
@@ -208,6 +224,8 @@ class Recipe(Section):
             )
         if self.model.network == "upscaler" and self.upscaler.crop > self.data.size:
             raise ValueError(f"upscaler.crop = {self.upscaler.crop} is larger than data.size = {self.data.size}, from which it is cut")
+        if self.model.network == "lora" and not self.tune.model:
+            raise ValueError("a LoRA is made for a model that paints: `bowerbird tune MODEL PICTURES`, or tune.model = its name")
         if self.diffusion.noise_levels == "uniform-t" and self.diffusion.prediction not in ("eps", "v"):
             raise ValueError("diffusion.noise_levels = 'uniform-t' is for prediction 'eps' or 'v'; use 'log-normal' or 'logit-normal'")
         if self.train.micro_batch and self.train.batch % self.train.micro_batch:
@@ -216,7 +234,13 @@ class Recipe(Section):
 
 
 # The conditions that each kind of network reads
-CONDITIONS_READ: dict[str, Collection[str]] = {"transformer": Condition.model_fields, "unet": ("label",), "autoencoder": (), "upscaler": ()}
+CONDITIONS_READ: dict[str, Collection[str]] = {
+    "transformer": Condition.model_fields,
+    "unet": ("label",),
+    "autoencoder": (),
+    "upscaler": (),
+    "lora": ("text",),
+}
 
 # What may differ between a run and the command that goes on with it: none of these moves a weight.
 FREE_FIELDS = frozenset(

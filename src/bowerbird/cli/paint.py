@@ -268,9 +268,15 @@ def _read_syntax(names: str | None) -> list[str] | None:
 def _read_lora(text: str) -> dict[str, Any]:
     file, colon, weight = text.rpartition(":")
     try:
-        return {"file": file, "weight": float(weight)} if colon else {"file": text}
+        asked: dict[str, Any] = {"file": file, "weight": float(weight)} if colon else {"file": text}
     except ValueError:  # the colon belongs to the path
-        return {"file": text}
+        asked = {"file": text}
+    if Path(asked["file"]).is_dir():  # a run of `tune`, or a model folder of one
+        from bowerbird.locate import locate
+        from bowerbird.model_folder import LORA
+
+        asked["file"] = locate(asked["file"]).path / LORA
+    return asked
 
 
 def _read_sides(text: str | None) -> dict[str, Any] | None:

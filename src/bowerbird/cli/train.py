@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Annotated
@@ -57,11 +58,12 @@ def train(
 @app.command()
 def tune(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="the model to adapt: starter, a run, a model folder")],
+    model: Annotated[str, typer.Argument(help="the model to adapt: starter, a run, a model folder; a Stable Diffusion, by a LoRA")],
     pictures: Annotated[Path, typer.Argument(help="a folder of pictures")],
     out: Annotated[Path | None, typer.Option(help="the run folder; default runs/<folder>-<model>-tuned")] = None,
     hours: Annotated[float | None, typer.Option(min=0.001, help="how long it may take, start-up and finish included")] = None,
     count: Annotated[int | None, typer.Option("--pictures", min=1, help="how many pictures the tuning sees in all")] = None,
+    trigger: Annotated[str | None, typer.Option(help="for a LoRA: a rare word that is to stand for your pictures")] = None,
     only_forecast: Annotated[bool, typer.Option("--forecast", help="say what it would take, and tune nothing")] = False,
     price: Annotated[float | None, typer.Option("--price-per-hour", min=0, help="of this machine, to forecast the cost")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="section.field=value, overrides what the model suggests")] = None,
@@ -73,7 +75,10 @@ def tune(
     from bowerbird.training.base import tuning_recipe
 
     place = locate(model, Opening(offline=context.obj.offline, ask=asker(context.obj)))
-    plan = tuning_recipe(place, [*(settings or []), *([f"train.pictures={count}"] if count else [])])
+    more = [f"{name}={json.dumps(value)}" for name, value in (("train.pictures", count), ("lora.trigger", trigger)) if value is not None]
+    plan = tuning_recipe(place, [*(settings or []), *more])
+    if trigger is not None and plan.model.network != "lora":
+        raise RequestError(f"--trigger is for Stable Diffusion models; {model!r} is one of ours, which learns your captions. Leave it out.")
     _train(context, pictures, out, plan, (hours, price, started), only_forecast)
 
 

@@ -7,9 +7,10 @@ transformers never see a stranger's folder, and nothing here opens a connection.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -51,13 +52,19 @@ class Parts:
     options: dict[str, Any]  # arguments of the pipeline that are not parts
 
 
-def load_parts(path: Path, found: Recognised, dtype: torch.dtype, prediction: Prediction | None = None) -> Parts:
-    """Read the model at `path`, which `recognise` took for `found`, into memory as `dtype`.  ModelError when it is damaged."""
+def load_parts(
+    path: Path, found: Recognised, dtype: torch.dtype, prediction: Prediction | None = None, exact: Collection[str] = ()
+) -> Parts:
+    """Read the model at `path`, which `recognise` took for `found`, into memory as `dtype`.  ModelError when it is damaged.
+
+    exact: names of networks that are read in float32 whatever the others are.
+    """
     configs = path if path.is_dir() else found.family.configs
     index = read_index(configs)  # everything small is read and checked first, gigabytes of weights last
     tokenizers = {name: clip_tokenizer(configs / name, _words_read(configs, name)) for name in TOKENIZERS if name in index}
     schedulers = {name: read_scheduler_config(configs / name / "scheduler_config.json") for name in SCHEDULERS if name in index}
-    networks = _networks_of_folder(path, index, dtype) if path.is_dir() else _networks_of_file(path, found.family, index, dtype)
+    dtypes = {name: torch.float32 if name in exact else dtype for name in NETWORKS}
+    networks = _networks_of_folder(path, index, dtypes) if path.is_dir() else _networks_of_file(path, found.family, index, dtypes)
     _check_side(networks["unet"].config.sample_size, path)
     parts = Parts(found.family, found.ground, "epsilon", networks, tokenizers, schedulers, options_of(index))
     return _settle_prediction(parts, found, prediction)
@@ -118,11 +125,11 @@ def ask_network(parts: Parts) -> tuple[Prediction, float]:
 # Networks
 
 
-def _networks_of_folder(folder: Path, index: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+def _networks_of_folder(folder: Path, index: Mapping[str, Any], dtypes: Mapping[str, torch.dtype]) -> dict[str, Any]:
     networks = {name: _empty(_network_class(name), folder / name) for name in NETWORKS if name in index}
     for name, network in networks.items():
         tensors = read_part(folder / name)
-        _fill(network, from_transformers(tensors, "") if name in TEXT_ENCODERS else tensors, dtype, f"the {name} of {str(folder)!r}")
+        _fill(network, from_transformers(tensors, "") if name in TEXT_ENCODERS else tensors, dtypes[name], f"the {name} of {str(folder)!r}")
     return networks
 
 
@@ -131,17 +138,20 @@ def open_network(cls: Any, folder: Path, dtype: torch.dtype) -> nn.Module:
     return _fill(_empty(cls, folder), read_part(folder), dtype, f"the network in {str(folder)!r}")
 
 
-def _networks_of_file(path: Path, family: Family, index: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+def _networks_of_file(path: Path, family: Family, index: Mapping[str, Any], dtypes: Mapping[str, torch.dtype]) -> dict[str, Any]:
     """A checkpoint in the layout of the original releases: all parts in one file, under the names its trainer used.
 
     An EMA copy of the U-Net (`model_ema.*`) is left out: tools read the plain weights, and so does what diffusers converts.
     """
     checkpoint = {name: tensor for name, tensor in weights.load(path).items() if not name.startswith("model_ema.")}
     where = f"{family.words} in {str(path)!r}"
-    networks = {part: _converted(part, checkpoint, family, dtype, where) for part in ("unet", "vae")}
+    networks = {part: _converted(part, checkpoint, family, dtypes[part], where) for part in ("unet", "vae")}
     for name in (name for name in TEXT_ENCODERS if name in index):
         networks[name] = _fill(
-            _empty(_network_class(name), family.configs / name), _text_weights(checkpoint, family, name), dtype, f"the {name} of {where}"
+            _empty(_network_class(name), family.configs / name),
+            _text_weights(checkpoint, family, name),
+            dtypes[name],
+            f"the {name} of {where}",
         )
     return networks
 
@@ -257,11 +267,32 @@ def read_part(folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def native_side(path: Path, family: Family) -> int:
+    """Side in pixels of what a Stable Diffusion at `path` was made to paint."""
+    configs = path if path.is_dir() else family.configs
+    latents, levels = (
+        read_config(configs / part / "config.json").get(key) for part, key in (("unet", "sample_size"), ("vae", "block_out_channels"))
+    )
+    if type(latents) is not int or not 0 < latents <= 512 or not isinstance(levels, list):
+        raise ModelError(f"the configs of {str(path)!r} do not say at which size it paints. Use another copy.")
+    return int(latents * 2 ** (len(levels) - 1))
+
+
 def count_weights(path: Path) -> int:
     """How many numbers a model's networks hold, from the headers of its files."""
     files = [file for name in NETWORKS if (path / name).is_dir() for file in weight_files(path / name)] if path.is_dir() else [path]
     headers = [weights.read_header(file) for file in files]
     return sum(math.prod(shape) for header in headers for name, shape in header.shapes.items() if not name.startswith("model_ema."))
+
+
+def weights_sha256(path: Path) -> str:
+    """Of the file, or of the files of a folder's U-Net: which model a LoRA was made for."""
+    digest = hashlib.sha256()
+    for file in weight_files(path / "unet") if path.is_dir() else [path]:
+        with file.open("rb") as opened:
+            while block := opened.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import secrets
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -60,7 +61,13 @@ class PretrainedPainter:
             self.unet.compile()
         self._pipelines: dict[str, Any] = {}
         self._ready: Any = None
+        self._own: list[Lora] = []  # part of the model, whatever a request asks for
         self._loras: list[Lora] = []
+
+    def with_lora(self, name: str, file: Path) -> Self:
+        """This painter as the model `name`, which is the one it was with a LoRA."""
+        self.name, self._own = name, [Lora(file=file)]
+        return self
 
     def describe(self) -> dict[str, Any]:
         """What `info` tells of the model."""
@@ -138,7 +145,7 @@ class PretrainedPainter:
         request = self.resolve(request)
         assert request.seed is not None and request.size is not None
         work = plan(request, self.parts.family.kind, self.native)
-        self._use_loras(request.loras)
+        self._use_loras([*self._own, *request.loras])
         for note in (self._in_parts(request), memory.shortage(work.size, self.unet.dtype, self.device)):
             if note:
                 tell(on_progress, Progress("paint", 0, 1, note=note))

@@ -1,15 +1,19 @@
-"""The model that a tuning run begins as, and the recipe by which it goes on: its own, with lower steps."""
+"""The model that a tuning run begins as, and the recipe by which it goes on: its own, with lower steps; or that of a LoRA."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from bowerbird.data.picture_set import Pictures
 from bowerbird.errors import ModelError
 from bowerbird.locate import Place, locate
 from bowerbird.model_folder import Model, open_model_folder
+from bowerbird.pretrained import recognise
+from bowerbird.pretrained.loading import native_side
 from bowerbird.recipe import Recipe, change_recipe, check_recipe
 
 SLOWER = 0.2  # of the learning rate it was trained with (docs/tuning.md has others)
@@ -30,9 +34,17 @@ def base_model(recipe: Recipe, pictures: Pictures) -> tuple[Model | None, str]:
 
 
 def tuning_recipe(place: Place, settings: Sequence[str]) -> Recipe:
-    """How what was located is tuned: as it was trained, at a fraction of the rate, for minutes; changed by `section.field=value`."""
+    """How what was located is tuned, changed by `section.field=value`.
+
+    A model of ours: as it was trained, at a fraction of the rate, for minutes.  A Stable Diffusion: by a LoRA beside it.
+    """
+    if place.what == "pretrained":
+        return change_recipe(_of_a_lora(place), settings)
     if place.manifest is None:
         raise _not_ours(place)
+    if place.manifest.kind == "lora":
+        base = place.manifest.training["recipe"]["tune"]["model"]
+        raise ModelError(f"{place.where!r} is a LoRA. Tune the model it is for, {base!r}, or go on with its run: the same --out, longer.")
     told = place.manifest.training.get("recipe")
     if not isinstance(told, dict):
         raise ModelError(
@@ -54,5 +66,23 @@ def tuning_recipe(place: Place, settings: Sequence[str]) -> Recipe:
     return change_recipe(fields, settings)
 
 
+def _of_a_lora(place: Place) -> dict[str, Any]:
+    """The recipe of a LoRA for a Stable Diffusion, as fields."""
+    found = recognise(place.path)
+    if found is None or found.family.kind != "paint":
+        what = found.family.words if found else "no Stable Diffusion"
+        raise ModelError(f"{place.where!r} is {what}; LoRAs are made for Stable Diffusion 1.x, 2.x and XL that paint from words alone.")
+    return {
+        "name": f"{Path(place.where).stem}-lora",
+        "tune": {"model": place.where},
+        "model": {"network": "lora"},
+        "data": {"size": native_side(place.path, found.family), "flip": False},
+        "condition": {"text": True},
+        "diffusion": {"prediction": "eps", "noise_levels": "uniform-t", "weighting": "min-snr", "betas": "scaled-linear"},
+        "train": {"pictures": 4000, "batch": 4, "lr": 1e-4, "weight_decay": 0.01, "betas": (0.9, 0.999), "warmup": 80, "save_every": 400},
+        "sample": {"count": 4, "steps": 15, "guidance": found.family.guidance, "every_epochs": 25},
+    }
+
+
 def _not_ours(place: Place) -> ModelError:
-    return ModelError(f"{place.where!r} is no model of ours, and of other projects' none of this kind can be tuned.")
+    return ModelError(f"{place.where!r} cannot be tuned: it is no model of ours, and no Stable Diffusion 1.x, 2.x or XL.")

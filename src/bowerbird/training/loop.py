@@ -134,6 +134,8 @@ def _trial(setup: Setup, budget: Budget, beside: Path | None) -> Forecast:
 def _run_to_the_end(run: Run) -> None:
     state, settings, saved_at, watch = run.state, run.recipe.train, time.monotonic(), Watch(run)
     try:
+        if state.seen == 0 and run.recipe.tune.model:
+            take_snapshot(run)  # what it is before: the unit of its scores, and the first grid
         while state.seen < settings.pictures:
             if run.world.agree(run.stop.requested):
                 raise StopRequested

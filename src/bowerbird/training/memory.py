@@ -62,7 +62,7 @@ def measure_memory(run: Run) -> Memory:
 def kept_bytes(run: Run, pictures: int) -> int:
     """What the forward pass of so many pictures keeps for the backward pass, weights aside."""
     batch = run.objective.draw(0, pictures)
-    own = {p.untyped_storage().data_ptr() for p in run.state.model.parameters()}
+    own = {p.untyped_storage().data_ptr() for network in (run.state.model, *run.objective.frozen) for p in network.parameters()}
     kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:

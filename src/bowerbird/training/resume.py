@@ -83,7 +83,9 @@ def _network(setup: Setup, objective: Objective, new: bool) -> nn.Module:
     """The network to begin or to go on with, on its device."""
     recipe = setup.recipe
     torch.manual_seed(recipe.data.seed)  # decides the initial weights alone; nothing later draws from the global generator unseeded
-    model = objective.new_model() if new else _same_network(setup) or objective.new_model()
+    # a LoRA's checkpoint is all there is of it; its network is the base's
+    same = None if new or recipe.model.network == "lora" else _same_network(setup)
+    model = same or objective.new_model()
     model = model.to(setup.device)
     if recipe.train.init and new:
         begin_with(model, recipe.train.init, setup.on_progress)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -25,6 +25,7 @@ class Objective(Protocol):
     fingerprint: str  # of everything it learns from; a run goes on only with the same
     held_out_terms: int  # losses of a validation
     adversary: Adversary | None  # learns beside it to tell its pictures from true ones
+    frozen: Sequence[nn.Module]  # networks of size that it is taught with, and that stay as they are
 
     def preparation_seconds(self, pictures: Pictures) -> float:
         """What it takes to make `pictures` ready before the first update, beyond reading them."""
@@ -52,10 +53,13 @@ def choose_objective(
     recipe: Recipe, pictures: Pictures, device: torch.device, precision: str, on_progress: OnProgress | None = None
 ) -> Objective:
     """The one that the recipe's network is for."""
+    from bowerbird.training.objectives.adapting import Adapting
     from bowerbird.training.objectives.autoencoding import Autoencoding
     from bowerbird.training.objectives.denoising import Denoising
     from bowerbird.training.objectives.upscaling import Upscaling
 
+    if recipe.model.network == "lora":
+        return Adapting(recipe, pictures, device, precision, on_progress)
     if recipe.model.network == "autoencoder":
         return Autoencoding(recipe, pictures, device, precision)
     if recipe.model.network == "upscaler":

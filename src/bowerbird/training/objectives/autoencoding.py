@@ -8,7 +8,7 @@ where the recipe says so, that of an adversary.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,6 +47,7 @@ class Autoencoding:
 
     def __init__(self, recipe: Recipe, pictures: Pictures, device: torch.device, precision: str) -> None:
         self.recipe, self.pictures, self.device, self.precision = recipe, pictures, device, precision
+        self.frozen: Sequence[nn.Module] = ()
         self.samples = PixelSamples(pictures, recipe)
         self.base, self.fingerprint = base_model(recipe, pictures)
         side = recipe.data.size // recipe.autoencoder.factor

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -54,6 +54,7 @@ class Denoising:
 
     held_out_terms = HELD_OUT_LEVELS
     adversary: Adversary | None = None
+    frozen: Sequence[nn.Module] = ()
 
     def __init__(
         self, recipe: Recipe, pictures: Pictures, device: torch.device, precision: str, on_progress: OnProgress | None = None

@@ -7,7 +7,7 @@ of an ImageNet network (EfficientNet-Lite0; never the judge's).
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,6 +49,7 @@ class Upscaling:
     """A network that enlarges in one step."""
 
     adversary: Adversary | None = None
+    frozen: Sequence[nn.Module] = ()
 
     def __init__(self, recipe: Recipe, pictures: Pictures, device: torch.device, precision: str) -> None:
         self.recipe, self.pictures, self.device, self.precision = recipe, pictures, device, precision

@@ -1,0 +1,148 @@
+"""Low-rank matrices beside the weights of a Stable Diffusion U-Net (LoRA, arXiv:2106.09685), by peft; and the file they become.
+
+They are the whole of what learns: the U-Net itself stays as it is, is in memory once, and every copy of the matrices, such as
+their running average, is read through it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from bowerbird import weights
+from bowerbird.errors import MissingExtraError
+from bowerbird.models.conditioning import Cond
+from bowerbird.pretrained.families import Family
+
+# Where the matrices stand, by the ends of modules' names
+TARGETS: dict[str, tuple[str, ...]] = {
+    "attention": ("to_q", "to_k", "to_v", "to_out.0"),
+    "transformer": ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out"),
+}
+_ADAPTER = "default"  # peft's name for the only one
+_ARCHITECTURES = {  # family: ModelSpec's name, kohya's name
+    "sd15": ("stable-diffusion-v1", "sd_v1"),
+    "sd21": ("stable-diffusion-v2-768-v", "sd_v2_v"),
+    "sd21-base": ("stable-diffusion-v2-512", "sd_v2"),
+    "sdxl": ("stable-diffusion-xl-v1-base", "sdxl_base_v1-0"),
+}
+
+
+class AdaptedUNet(nn.Module):
+    """network(x, time, cond) -> output, of a U-Net that reads `cond["text"]` (B, 77, width), and XL's `cond["pooled"]` (B, width).
+
+    Its parameters, in float32, are the matrices alone, under names such as `mid_block/attn1/to_q/lora_A`.  At each call they
+    are put into the U-Net in the dtype it computes in, and stay there until the next call of this or of a copy.
+    """
+
+    def __init__(self, unet: nn.Module, matrices: Mapping[str, Tensor], scale: float) -> None:
+        super().__init__()
+        self._shared = (unet,)  # in a tuple, where it is no part of this module
+        self.scale = scale  # of their product: alpha / rank
+        self._places: dict[str, nn.Module] = {}
+        for name, tensor in matrices.items():
+            self.register_parameter(name, nn.Parameter(tensor.detach().float().clone()))
+            self._places[name] = unet.get_submodule(f"{name.replace('/', '.')}.{_ADAPTER}")
+
+    @property
+    def unet(self) -> Any:
+        return self._shared[0]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> AdaptedUNet:
+        return AdaptedUNet(self.unet, dict(self.named_parameters()), self.scale)
+
+    def forward(self, x: Tensor, time: Tensor, cond: Cond) -> Tensor:
+        dtype = self.unet.dtype
+        for name, parameter in self.named_parameters():
+            self._places[name].weight = parameter.to(dtype)
+        more = None
+        if "pooled" in cond:  # XL is told sizes as well: of the picture, where it was cropped, and of what is to be painted
+            side = 8.0 * x.shape[-1]
+            sizes = x.new_tensor([side, side, 0, 0, side, side]).expand(len(x), -1)
+            more = {"text_embeds": cond["pooled"].to(dtype), "time_ids": sizes.to(dtype)}
+        output: Tensor = self.unet(x.to(dtype), time, cond["text"].to(dtype), added_cond_kwargs=more, return_dict=False)[0]
+        return output.float()
+
+    def file_tensors(self) -> dict[str, Tensor]:
+        """The matrices under kohya's names, which diffusers, ComfyUI and AUTOMATIC1111's web UI read."""
+        tensors: dict[str, Tensor] = {}
+        for name, parameter in self.named_parameters():
+            module, _, side = name.rpartition("/")
+            stem = f"lora_unet_{module.replace('/', '_')}"
+            tensors[f"{stem}.lora_{'down' if side == 'lora_A' else 'up'}.weight"] = parameter.detach().cpu().contiguous()
+            if side == "lora_A":
+                tensors[f"{stem}.alpha"] = torch.tensor(self.scale * len(parameter))
+        return tensors
+
+
+def adapted(unet: Any, rank: int, alpha: float, targets: str, recompute: bool = False) -> AdaptedUNet:
+    """New matrices for a U-Net, which does as before: one of each pair is 0.  From the global random state.
+
+    recompute: keep little of a forward pass and do it again for the backward pass.
+    """
+    try:
+        from peft import LoraConfig
+    except ImportError as error:
+        raise MissingExtraError("peft", "pretrained") from error
+    unet.requires_grad_(False)
+    unet.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(TARGETS[targets])), _ADAPTER)
+    if recompute:
+        unet.enable_gradient_checkpointing()
+    matrices: dict[str, Tensor] = {}
+    for name, module in list(unet.named_modules()):
+        if name.endswith((f".lora_A.{_ADAPTER}", f".lora_B.{_ADAPTER}")):
+            matrices[name.removesuffix(f".{_ADAPTER}").replace(".", "/")] = module.weight
+            del module.weight  # from now on a plain tensor, which AdaptedUNet puts there
+    return AdaptedUNet(unet, matrices, alpha / rank)
+
+
+def lora_metadata(family: Family, base: str, base_sha256: str, size_px: int, trigger: str, captions: Iterable[str]) -> dict[str, str]:
+    """What other tools read of a LoRA: kohya's `ss_` entries and the ModelSpec (1.0.0) of a LoRA of this family."""
+    architecture, version = _ARCHITECTURES[family.name]
+    tags = Counter(tag for caption in captions for tag in caption.split(", "))
+    told = {
+        "ss_base_model_version": version,
+        "ss_v2": str(family.name.startswith("sd21")),
+        "ss_sd_model_name": base,
+        "ss_new_sd_model_hash": base_sha256,
+        "ss_network_module": "networks.lora",
+        "ss_resolution": f"({size_px}, {size_px})",
+        "ss_tag_frequency": json.dumps({"pictures": dict(tags.most_common(500))}),
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": f"{architecture}/lora",
+        "modelspec.implementation": "diffusers",
+        "modelspec.title": f"LoRA of {base}",
+        "modelspec.resolution": f"{size_px}x{size_px}",
+        "modelspec.prediction_type": "v" if family.name == "sd21" else "epsilon",
+    }
+    return told | ({"modelspec.trigger_phrase": trigger, "ss_trigger_words": trigger} if trigger else {})
+
+
+def lora_file(network: AdaptedUNet, metadata: Mapping[str, str]) -> bytes:
+    """The LoRA as a safetensors file, with the hashes by which kohya's tools and web UIs know it."""
+    tensors = network.file_tensors()
+    rank = next(len(tensor) for name, tensor in tensors.items() if name.endswith("lora_down.weight"))
+    told = {**metadata, "ss_network_dim": str(rank), "ss_network_alpha": f"{network.scale * rank:g}"}
+    saved = safetensors.torch.save(tensors)
+    start = 8 + int.from_bytes(saved[:8], "little")
+    header, data = json.loads(saved[8:start]), saved[start:]
+    # kohya hashes a file without what people may edit later
+    hashed = _with_header(header, {name: words for name, words in told.items() if name.startswith("ss_")}, data)
+    told["sshs_model_hash"] = hashlib.sha256(data).hexdigest()
+    told["sshs_legacy_hash"] = hashlib.sha256(hashed[0x100000:0x110000]).hexdigest()[:8]
+    told["modelspec.hash_sha256"] = f"0x{told['sshs_model_hash']}"
+    return _with_header(header, told, data)
+
+
+def _with_header(tensors: Mapping[str, Any], metadata: Mapping[str, str], data: bytes) -> bytes:
+    """A safetensors file; safetensors itself writes metadata in another order each time."""
+    words = json.dumps({weights.METADATA: dict(sorted(metadata.items())), **tensors}).encode()
+    words += b" " * (-len(words) % 8)
+    return len(words).to_bytes(8, "little") + words + data

@@ -1,0 +1,168 @@
+"""A LoRA for Stable Diffusion 1.x, 2.x and XL: the denoising loss on low-rank matrices beside a U-Net of another project.
+
+Latents and the text encoders' answers are made once and kept; the encoders are then let go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from bowerbird.captioning import OWN, Captions, captions_of
+from bowerbird.conditions import dropped
+from bowerbird.data.picture_set import Pictures
+from bowerbird.diffusion.guidance import guide
+from bowerbird.diffusion.loss import WEIGHTINGS, normalised
+from bowerbird.diffusion.samplers import SAMPLERS
+from bowerbird.diffusion.schedule import karras_grid, uniform_t
+from bowerbird.errors import ModelError, PictureFolderError, RecipeError
+from bowerbird.locate import locate
+from bowerbird.model_folder import About, Model
+from bowerbird.models.conditioning import Cond, to
+from bowerbird.models.denoiser import Betas, Denoiser, DenoiserSpec
+from bowerbird.pages import contact_sheet, png_bytes
+from bowerbird.painter import PictureNoise
+from bowerbird.pixels import to_pixels
+from bowerbird.pretrained import recognise
+from bowerbird.pretrained.adapters import AdaptedUNet, adapted, lora_file, lora_metadata
+from bowerbird.pretrained.autoencoders import PretrainedAutoencoder
+from bowerbird.pretrained.loading import Parts, load_parts, weights_sha256
+from bowerbird.pretrained.words import Words, is_common
+from bowerbird.progress import OnProgress, note
+from bowerbird.recipe import Recipe
+from bowerbird.training.latents import LatentSamples, LatentStore
+from bowerbird.training.objectives.denoising import Denoising
+from bowerbird.training.parallel import World
+
+
+class Adapting(Denoising):
+    """Denoising, with what differs: where network, words and latents come from, and what is saved."""
+
+    def __init__(
+        self, recipe: Recipe, pictures: Pictures, device: torch.device, precision: str, on_progress: OnProgress | None = None
+    ) -> None:
+        self.recipe, self.pictures, self.device = recipe, pictures, device
+        self.precision = "fp32"  # of the matrices and of all around the U-Net, which has one dtype throughout
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        place = locate(recipe.tune.model)
+        found = recognise(place.path)
+        if place.what != "pretrained" or found is None or found.family.kind != "paint":
+            raise ModelError(f"{recipe.tune.model!r} is no Stable Diffusion 1.x, 2.x or XL that paints, so no LoRA can be made for it.")
+        parts = load_parts(place.path, found, dtype, exact=("vae",))
+        self.unet = parts.networks["unet"].to(device)
+        self.frozen = (self.unet,)
+        self.schedule = _betas(parts).schedule()
+        self.prediction = "eps" if parts.prediction == "epsilon" else "v"
+        self.levels = uniform_t(self.schedule)
+        self.weight = normalised(WEIGHTINGS[recipe.diffusion.weighting], self.levels, 1.0)
+        autoencoder = PretrainedAutoencoder(parts.networks["vae"]).to(device)
+        _check_size(recipe, self.unet, autoencoder.factor)
+        store = LatentStore(recipe, autoencoder, device)
+        self.samples = LatentSamples(store, pictures, on_progress, autoencoder.published_scale())
+        self.space = self.samples.space
+        self.captions = _captions(recipe, pictures)
+        self.words = Words(parts, [text for texts in self.captions.texts for text in texts], device, on_progress)
+        self.conditions = {}
+        trigger = recipe.lora.trigger
+        if trigger and is_common(trigger, parts.tokenizers):
+            note(
+                on_progress,
+                f"{trigger!r} is a word the model knows, and what it paints for it will change; a rare one, such as sks, is free",
+            )
+        sha256 = weights_sha256(place.path)
+        self.fingerprint = f"{pictures.fingerprint} in {store.key} from {sha256[:16]}"
+        said = self.captions.first(pictures.train)
+        self.metadata = lora_metadata(parts.family, recipe.tune.model, sha256, recipe.data.size, trigger, said)
+
+    def new_model(self) -> Denoiser:
+        own = self.recipe.lora
+        network = adapted(self.unet, own.rank, own.alpha or own.rank, own.targets, own.recompute)
+        spec = DenoiserSpec(
+            prediction=self.prediction,
+            time="timestep",
+            betas=_STABLE_DIFFUSION,
+            sigma_min=self.schedule.sigma_min,
+            sigma_max=self.schedule.sigma_max,
+            sigma_data=1.0,
+            sample_shape=self.samples.shape,
+        )
+        return Denoiser(network, spec)
+
+    def held_out_losses(self, model: nn.Module, chosen: NDArray[np.int64], first: int) -> Tensor:
+        """As many pictures at a time as a training step has: no more memory is needed than that takes."""
+        size = self.recipe.train.micro_batch or self.recipe.train.batch
+        parts = [super(Adapting, self).held_out_losses(model, chosen[at : at + size], first + at) for at in range(0, len(chosen), size)]
+        return torch.cat(parts)
+
+    def grid(self, model: nn.Module, count: int, steps: int, check: Callable[[], None], world: World) -> bytes:
+        """The first captions, from noise that is the same at every snapshot."""
+        assert isinstance(model, Denoiser)
+        sample, side = self.recipe.sample, self.recipe.data.size
+        said = list(dict.fromkeys(self.captions.first(self.pictures.train))) or [""]
+        first, last = world.share(0, count)
+        painted = [np.zeros((0, side, side, 3), np.uint8)]
+        sigmas = karras_grid(steps, model.spec.sigma_min, model.spec.sigma_max)
+        with torch.inference_mode():
+            for number in range(first, last):
+                wanted, unwanted = (to(self.words([words]), self.device) for words in (said[number % len(said)], ""))
+                noise = PictureNoise([self.recipe.data.seed + number])
+                x = model.start(noise(torch.empty(1, *self.samples.shape, device=self.device)), float(sigmas[0]))
+                denoise = guide(model, wanted, unwanted, sample.guidance)
+                x0 = SAMPLERS[sample.sampler](denoise, x, sigmas, noise, lambda *_: check())
+                painted.append(to_pixels(self.space.decode(x0)))
+        pixels = world.all_gather(np.concatenate(painted).astype(np.float64), first, count).astype(np.uint8)
+        return png_bytes(contact_sheet([Image.fromarray(one) for one in pixels], columns=max(1, round(count**0.5))))
+
+    def model(self, network: nn.Module, about: About) -> Model:
+        assert isinstance(network, Denoiser) and isinstance(network.network, AdaptedUNet)
+        return Model(None, about=about, lora=lora_file(network.network, self.metadata))
+
+    def _cond(self, chosen: NDArray[np.int64], samples: NDArray[np.int64], drop: bool) -> Cond:
+        seed = self.recipe.data.seed
+        said = self.captions.drawn(seed, chosen, samples) if drop else self.captions.first(chosen)
+        off = dropped(seed, "text", samples, self.recipe.condition.text_drop if drop else 0.0)
+        return to(self.words(["" if out else text for text, out in zip(said, off.tolist(), strict=True)]), self.device)
+
+
+_STABLE_DIFFUSION = Betas(kind="scaled-linear", start=0.00085, end=0.012)
+
+
+def _betas(parts: Parts) -> Betas:
+    """The noise schedule the base was trained on, which for all of the family is one."""
+    config = parts.schedulers["scheduler"]
+    told = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000}
+    other = [name for name, usual in told.items() if config.get(name, usual) != usual]
+    if other or config.get("rescale_betas_zero_snr"):
+        name = (other or ["rescale_betas_zero_snr"])[0]
+        raise ModelError(
+            f"this model was trained on another noise schedule than Stable Diffusion's ({name} differs); no LoRA is made for it."
+        )
+    return _STABLE_DIFFUSION
+
+
+def _check_size(recipe: Recipe, unet: nn.Module, factor: int) -> None:
+    """Each level of the U-Net halves the latents."""
+    multiple = factor * 2 ** (len(unet.config.block_out_channels) - 1)  # type: ignore[union-attr,arg-type]
+    size = recipe.data.size
+    if size % multiple:
+        nearest = max(multiple, round(size / multiple) * multiple)
+        raise RecipeError(f"data.size = {size} is no multiple of {multiple}, as this model's pictures are. The nearest is {nearest}.")
+
+
+def _captions(recipe: Recipe, pictures: Pictures) -> Captions:
+    """What each picture is learnt under: its captions with the trigger word before them, or that word alone."""
+    trigger = recipe.lora.trigger
+    if not trigger:
+        try:
+            return captions_of(pictures)
+        except PictureFolderError as error:
+            raise PictureFolderError(
+                f"{str(pictures.report['source'])!r} has neither captions nor class folders. Choose a rare word that is to stand for "
+                "these pictures: --trigger sks; or write captions: bowerbird caption."
+            ) from error
+    return Captions(tuple(tuple(f"{trigger}, {text}" for text in texts) or (trigger,) for texts in pictures.captions), OWN)
