@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -171,7 +171,7 @@ def main() -> None:
         painted = [one.picture for request in requests for one in painter.paint(request)]
     shown = [read(picture) for picture in painted]
     others = [asked[i] for i in luck.permutation(len(asked)).tolist()]
-    report = {
+    report: dict[str, Any] = {
         "combinations": len(EVERY),
         "never seen": len(unseen),
         "painted": len(painted),

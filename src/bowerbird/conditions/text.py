@@ -170,6 +170,12 @@ def varied(caption: str, generator: np.random.Generator) -> str:
     return ", ".join([opening + subject, *tags])
 
 
+def medium(caption: str) -> str:
+    """What a caption says its picture is, such as "clip art"; '' where it does not."""
+    said = _MEDIUM.match(caption)
+    return said.group().removesuffix(" of ").lower() if said else ""
+
+
 def _vocabulary() -> int:
     return int(text_encoder.tokenizer().get_vocab_size())
 

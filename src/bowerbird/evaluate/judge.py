@@ -4,35 +4,39 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from pydantic import ValidationError
 
 from bowerbird import draws
+from bowerbird.captioning import from_what_is_known
+from bowerbird.conditions.text import medium
 from bowerbird.data import Pictures, open_pictures
 from bowerbird.errors import ModelError, PictureFolderError
-from bowerbird.evaluate import metrics
+from bowerbird.evaluate import alignment, metrics
 from bowerbird.evaluate.copies import find_copies
 from bowerbird.evaluate.reconstruction import Reconstructor, compare_pairs, open_reconstructor
 from bowerbird.evaluate.report import Line, Report
 from bowerbird.generate import open_place
 from bowerbird.locate import find
 from bowerbird.models.features import JUDGE, SECOND_OPINION, Features, extract
-from bowerbird.painter import Painter
+from bowerbird.painter import BATCH, OwnPainter, Painter
 from bowerbird.picture_files import Painted
 from bowerbird.pixels import Pixels
 from bowerbird.progress import OnProgress, Progress, tell
 from bowerbird.recipe import Data
-from bowerbird.request import PaintRequest
+from bowerbird.request import PaintRequest, Syntax
 from bowerbird.storage import Disk, ensure_folder
 
 FEWEST = 10
+FEWEST_CAPTIONS = 20  # different ones, for finding one among them to say something
+WITHIN = (1, 5, 10)  # captions that fit best
 SECOND_OPINION_PICTURES = 2000  # a second opinion need not be as sharp as the first
 MAX_SIDE_PX = 1024
 Compare = Callable[..., list[metrics.Score]]  # metrics.compare, for sets that are pairs or not
@@ -41,11 +45,12 @@ _LOOK_PX = 64  # the size at which a folder is read to learn how large its pictu
 
 @dataclass(frozen=True)
 class PictureSet:
-    """Pictures to compare.  pixels (N, H, W, 3) uint8; a label for each picture ('' for none), or no labels."""
+    """Pictures to compare.  pixels (N, H, W, 3) uint8; a label and a caption for each picture ('' for none), or no labels, no captions."""
 
     name: str
     pixels: Pixels
     labels: tuple[str, ...] = ()
+    captions: tuple[str, ...] = ()
 
 
 def evaluate(
@@ -87,7 +92,7 @@ def evaluate(
     tell(on_progress, Progress("score", 1, 3))
     lines += _by_scale(compare, ours, real)
     tell(on_progress, Progress("score", 2, 3))
-    lines += _by_class(ours, real, features, real_features)
+    lines += [*_by_words(ours, real, features, real_features), *_by_class(ours, real, features, real_features)]
     tell(on_progress, Progress("score", 3, 3))
     report = Report(
         generated=ours.name,
@@ -206,12 +211,17 @@ def _data_of(training: Mapping[str, Any]) -> Data:
 def _subset(name: str, pictures: Pictures, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> PictureSet:
     names = (*pictures.label_names, "")  # label -1 is none
     labels = tuple(names[label] for label in pictures.labels[rows]) if pictures.label_names else ()
-    return PictureSet(name, pictures.pixels[rows], labels)
+    said = pictures.captions if any(pictures.captions) else from_what_is_known(pictures)
+    captions = tuple(said[row][0] if said[row] else "" for row in rows)
+    return PictureSet(name, pictures.pixels[rows], labels, captions if any(captions) else ())
 
 
 def paint_like(painter: Painter, real: PictureSet, count: int, seed: int, on_progress: OnProgress | None = None) -> PictureSet:
-    """`count` pictures from a painter; if it knows labels, with the labels of `real` in the same proportions."""
-    known = set(painter.describe().get("conditions", {}).get("label", {}).get("names", ()))
+    """`count` pictures from a painter: by the captions of `real` if it reads text, by its labels if it knows those, in the same shares."""
+    conditions = painter.describe().get("conditions", {})
+    if "text" in conditions and real.captions:
+        return _paint_captions(painter, real, count, seed, on_progress)
+    known = set(conditions.get("label", {}).get("names", ()))
     shares = Counter(label for label in real.labels if label in known)
     painted: list[Painted] = []
     for label, number in _proportional(shares, count).items() if shares else [(None, count)]:
@@ -221,6 +231,26 @@ def paint_like(painter: Painter, real: PictureSet, count: int, seed: int, on_pro
             painted.append(one)
     pixels = np.stack([np.asarray(one.picture.convert("RGB")) for one in painted])
     return PictureSet("painted pictures", pixels, tuple(one.settings.label or "" for one in painted) if shares else ())
+
+
+def _paint_captions(painter: Painter, real: PictureSet, count: int, seed: int, on_progress: OnProgress | None) -> PictureSet:
+    """`count` pictures by the captions of `real`, in turn or evenly chosen; each with the label of the picture the caption is of."""
+    captioned = [row for row, caption in enumerate(real.captions) if caption]
+    rows = [captioned[number * len(captioned) // count if count < len(captioned) else number % len(captioned)] for number in range(count)]
+    requests = [
+        PaintRequest(model="model", prompt=real.captions[row], seed=seed + number, literal=list(get_args(Syntax)))
+        for number, row in enumerate(rows)
+    ]
+    painted = list[Painted]()
+    for start in range(0, count, BATCH):
+        some = requests[start : start + BATCH]
+        together = painter.paint_together(some) if isinstance(painter, OwnPainter) else ((0, list(painter.paint(one))) for one in some)
+        for _, pictures in together:
+            painted += pictures
+            tell(on_progress, Progress("paint", len(painted), count, preview=lambda one=pictures[-1]: one.picture))  # type: ignore[misc]
+    pixels = np.stack([np.asarray(one.picture.convert("RGB")) for one in painted])
+    labels = tuple(real.labels[row] for row in rows) if real.labels else ()
+    return PictureSet("pictures painted by captions", pixels, labels, tuple(real.captions[row] for row in rows))
 
 
 def _proportional(shares: Counter[str], count: int) -> dict[str, int]:
@@ -275,18 +305,51 @@ def _by_scale(compare: Compare, ours: PictureSet, real: PictureSet) -> list[Line
     return lines
 
 
-def _by_class(ours: PictureSet, real: PictureSet, features: Features, real_features: Features) -> list[Line]:
-    """The classification accuracy score, where both sets have labels and share at least two."""
-    shared = sorted(set(ours.labels) & set(real.labels) - {""})
-    numbers = {label: number for number, label in enumerate(shared)}
-    painted, tested = (_labelled(rows, pictures, numbers) for rows, pictures in ((features, ours), (real_features, real)))
-    if len(shared) < 2 or min(len(painted), len(tested)) < FEWEST:
+def _by_words(ours: PictureSet, real: PictureSet, features: Features, real_features: Features) -> list[Line]:
+    """How often pictures find their captions again, and are of the style these name, where both sets have captions enough."""
+    if min(len(set(pictures.captions) - {""}) for pictures in (ours, real)) < FEWEST_CAPTIONS:
         return []
-    (accuracy,) = metrics.compare(metrics.classification_accuracy, painted, tested)
-    return [Line("classification_accuracy", "classification accuracy", JUDGE, "higher", accuracy, "of real ones, learnt from painted ones")]
+    scores = alignment.retrieval(_captioned(ours, features), _captioned(real, real_features), WITHIN)
+    meaning = "share of pictures whose caption is among those that fit best"
+    lines = [
+        Line(f"caption_top_{best}", f"own caption in the best {best}", JUDGE, "higher", score, meaning)
+        for best, score in zip(WITHIN, scores, strict=True)
+    ]
+    styles, real_styles = ([medium(caption) for caption in pictures.captions] for pictures in (ours, real))
+    sets = _of_classes(styles, real_styles, features, real_features)
+    return lines if sets is None else [*lines, _named("style", "style of the caption", *sets)]
 
 
-def _labelled(features: Features, pictures: PictureSet, numbers: dict[str, int]) -> Features:
-    """Features of the pictures that have a shared label, with its number as last column."""
-    rows = [row for row, label in enumerate(pictures.labels) if label in numbers]
-    return np.column_stack([features[rows], np.array([numbers[pictures.labels[row]] for row in rows], np.float32)])
+def _captioned(pictures: PictureSet, features: Features) -> tuple[list[str], Features]:
+    """The captions there are, and the features of their pictures."""
+    rows = [row for row, caption in enumerate(pictures.captions) if caption]
+    return [pictures.captions[row] for row in rows], features[rows]
+
+
+def _by_class(ours: PictureSet, real: PictureSet, features: Features, real_features: Features) -> list[Line]:
+    """What painted pictures teach of the real ones' classes (the classification accuracy score), and the other way round."""
+    sets = _of_classes(ours.labels, real.labels, features, real_features)
+    if sets is None:
+        return []
+    (accuracy,) = metrics.compare(metrics.classification_accuracy, *sets)
+    meaning = "of real ones, learnt from painted ones"
+    return [Line("classification_accuracy", "classification accuracy", JUDGE, "higher", accuracy, meaning), _named("label", "label", *sets)]
+
+
+def _named(key: str, what: str, painted: Features, real: Features) -> Line:
+    """How often pictures are of the class they should be, to a classifier that learnt it from real ones."""
+    (told,) = metrics.compare(lambda some, others: metrics.classification_accuracy(others, some), painted, real)
+    return Line(f"{key}_shown", f"{what} is shown", JUDGE, "higher", told, "as a classifier sees it that learnt from real ones")
+
+
+def _of_classes(ours: Sequence[str], real: Sequence[str], features: Features, real_features: Features) -> tuple[Features, Features] | None:
+    """Features of the pictures whose class both sets have, with its number as last column; None where that is too little to learn from."""
+    shared = sorted(set(ours) & set(real) - {""})
+    if len(shared) < 2:
+        return None
+    numbers = {name: number for number, name in enumerate(shared)}
+    painted, others = (
+        np.column_stack([each, [numbers.get(name, -1) for name in names]])[[name in numbers for name in names]].astype(np.float32)
+        for names, each in ((ours, features), (real, real_features))
+    )
+    return (painted, others) if min(len(painted), len(others)) >= FEWEST else None

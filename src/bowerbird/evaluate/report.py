@@ -103,7 +103,7 @@ class Report:
         """What the figures say, in plain sentences."""
         if self.reconstructed is not None:
             return [_fidelity(self.reconstructed), *_likeness(self), *_scales(self), *_how_sure(self)]
-        return [*_likeness(self), *_variety(self), *_scales(self), *_copying(self.copies), *_how_sure(self)]
+        return [*_likeness(self), *_words(self), *_variety(self), *_scales(self), *_copying(self.copies), *_how_sure(self)]
 
     @property
     def made(self) -> str:
@@ -157,6 +157,13 @@ def _likeness(report: Report) -> list[str]:
     if kid.at_the_floor == second.at_the_floor:
         return [said]
     return [said, "The second network disagrees, so look at the pictures before believing either."]
+
+
+def _words(report: Report) -> list[str]:
+    found = next((line.score for line in report.lines if line.key == "caption_top_10"), None)
+    if found is None:
+        return []
+    return [f"{found.value:.0%} of the pictures find their caption among the ten that fit best; of real pictures, {found.floor:.0%} do."]
 
 
 def _variety(report: Report) -> list[str]:
