@@ -52,7 +52,7 @@ SEEN_OF_EACH, PAINTED_OF_EACH = 14, 4
 GOALS = {"colour": 0.95, "place": 0.95, "size": 0.95, "shape": 0.90, "all four": 0.80}
 MOST_MINUTES = 30  # of one core, for the training
 RECIPE = "pixel-32-cpu"  # pixels: the bundled autoencoder's latents of so small pictures blur the shapes
-SETTINGS = ["condition.text=true", "data.held_out=0.05", "train.pictures=100_000", "sample.guidance=2"]
+SETTINGS = ["condition.text=true", "data.held_out=0.05", "train.pictures=75_000", "sample.guidance=2"]
 
 
 class Said(NamedTuple):
