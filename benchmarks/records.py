@@ -145,16 +145,21 @@ def _speed(records: list[Record]) -> list[str]:
 
 
 def _steps(records: list[Record]) -> list[str]:
-    """Ratios are to `before` where it ran, else to fp32."""
+    """Ratios are to `before` where it ran, else to fp32; shares are of what a core multiplies in that precision."""
     rows: list[tuple[object, ...]] = []
     for r in records:
         for row in r["rows"]:
             first = next(each for each in r["rows"] if each["threads"] == row["threads"])
-            rates = (row["pictures_per_second"], row["per_cpu_second"], row["per_cpu_second"] * r["flops_per_picture"] / 1e9)
-            ratio = row["pictures_per_second"] / first["pictures_per_second"]
-            rows.append((r["recipe"], r["batch"], row["threads"], row["way"], *(f"{rate:.0f}" for rate in rates), f"{ratio:.2f}"))
-    head = ("recipe", "batch", "threads", "", "pictures/s", "a second of one core", "GFLOP/s of one core", "ratio")
-    return _section("Training pictures a second, by how an update computes", head, rows)
+            ratios = (row[key] / first[key] for key in ("pictures_per_second", "per_cpu_second"))
+            gflops = row["per_cpu_second"] * r["flops_per_picture"] / 1e9
+            share = gflops / r["multiplied"]["bf16" if "bf16" in row["way"] else "fp32"]
+            rates = (row["pictures_per_second"], row["per_cpu_second"], gflops)
+            rows.append(
+                (r["recipe"], row["batch"], row["threads"], row["way"])
+                + (*(f"{rate:.0f}" for rate in rates), f"{share:.0%}", *(f"{ratio:.2f}" for ratio in ratios))
+            )
+    head = ("recipe", "batch", "threads", "", "pictures/s", "a second of one core", "GFLOP/s of one core", "of what it multiplies")
+    return _section("Training pictures a second, by how an update computes", (*head, "ratio by the clock", "of one core"), rows)
 
 
 def _startup(records: list[Record]) -> list[str]:

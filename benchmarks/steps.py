@@ -10,23 +10,27 @@ import shutil
 import statistics
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.pictures import prepare
-from bowerbird.hardware import bf16_gain, choose_device
+from bowerbird.hardware import choose_device
 from bowerbird.recipe import read_recipe
 from bowerbird.training import Budget, forecast
 
-UPDATES, ROUNDS = 25, 9
+UPDATES, ROUNDS = 10, 7
 LENGTH = "train.pictures=10000000"  # nowhere near its end, so that nothing else is done meanwhile
 WAYS = {
     "fp32": ("train.precision=fp32", "train.compile=never"),
-    "fp32, compiled": ("train.precision=fp32", "train.compile=always"),
     "bf16": ("train.precision=bf16", "train.compile=never"),
     "bf16, compiled": ("train.precision=bf16", "train.compile=always"),
+    "bf16, compiled, batch 32": ("train.precision=bf16", "train.compile=always", "train.batch=32"),
 }
+SIDE = 1536  # of the matrices that tell what a core multiplies
 TRAINER = Path(__file__).with_name("train_in_turns.py")
 
 
@@ -63,39 +67,46 @@ def pictures_a_second(options: argparse.Namespace) -> dict[str, Any]:
     name, threads = options.variant or "latent-64", sorted({1, len(os.sched_getaffinity(0))})
     recipe = read_recipe(name, [LENGTH, "train.compile=never"])
     flops = forecast(bench.folder, recipe, Budget(), device=choose_device("cpu")).flops_per_picture
-    rows = [row for count in threads for row in _in_turns(bench.folder, name, count, recipe.train.batch, options)]
     return {
         "name": f"steps-{name}",
         "recipe": name,
-        "batch": recipe.train.batch,
         "updates": UPDATES * ROUNDS,
         "flops_per_picture": flops,
-        "bf16_gain": bf16_gain(),
-        "rows": rows,
+        "multiplied": {"fp32": core_gflops(torch.float32), "bf16": core_gflops(torch.bfloat16)},
+        "rows": [row for count in threads for row in _in_turns(bench.folder, name, count, options)],
     }
 
 
-def _in_turns(pictures: Path, recipe: str, threads: int, batch: int, options: argparse.Namespace) -> list[dict[str, Any]]:
+def core_gflops(dtype: torch.dtype) -> float:
+    """What one core multiplies: the median of a few products of square matrices, in 10^9 operations a second of its time."""
+    before, square = torch.get_num_threads(), torch.ones(SIDE, SIDE, dtype=dtype)
+    torch.set_num_threads(1)
+    seconds = []
+    for _ in range(7):
+        began = time.process_time()
+        torch.mm(square, square)
+        seconds.append(time.process_time() - began)
+    torch.set_num_threads(before)
+    return 2 * SIDE**3 / statistics.median(seconds) / 1e9
+
+
+def _in_turns(pictures: Path, recipe: str, threads: int, options: argparse.Namespace) -> list[dict[str, Any]]:
     ways: dict[str, tuple[Path | None, tuple[str, ...]]] = {way: (None, settings) for way, settings in WAYS.items()}
     if options.before:
         ways = {"before": (options.before / "src", ()), **ways}
     trainers = {way: _started(pictures, recipe, threads, way, *each, options.work) for way, each in ways.items()}
     found: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
-    for trainer in trainers.values():  # one after the other until each has done its first update
-        trainer.go_on(UPDATES)
     for _ in range(ROUNDS):
         for way, trainer in trainers.items():
             found[way].append(trainer.go_on(UPDATES))
     for trainer in trainers.values():
         trainer.end()
-
-    def rate(way: str, clock: str) -> float:
-        return UPDATES * batch / statistics.median(each[clock] for each in found[way])
-
-    return [
-        {"threads": threads, "way": way, "pictures_per_second": rate(way, "seconds"), "per_cpu_second": rate(way, "cpu_seconds")}
-        for way in ways
-    ]
+    rows = []
+    for way, (_, settings) in ways.items():
+        batch = read_recipe(recipe, settings).train.batch
+        clock, processor = (UPDATES * batch / statistics.median(each[kind] for each in found[way]) for kind in ("seconds", "cpu_seconds"))
+        rows.append({"threads": threads, "way": way, "batch": batch, "pictures_per_second": clock, "per_cpu_second": processor})
+    return rows
 
 
 def _started(pictures: Path, recipe: str, threads: int, way: str, source: Path | None, settings: tuple[str, ...], work: Path) -> Trainer:

@@ -13,6 +13,15 @@ def test_a_draw_depends_on_its_index_alone() -> None:
     assert np.array_equal(together[7], alone[0])
 
 
+def test_a_row_is_the_generator_of_its_index() -> None:
+    """One generator is moved from stream to stream; nothing of the last one may stay in it, nor may an index beyond 64 bits break it."""
+    indices = [5, 2**40, 2**64 + 7]
+    for number, index in enumerate(indices):
+        alone = draws.generator(3, "noise", index).standard_normal((3,), dtype=np.float32)  # an odd count leaves half a word behind
+        assert np.array_equal(draws.normal(3, "noise", indices, (3,))[number], alone)
+        assert draws.uniform(3, "noise", indices)[number] == draws.generator(3, "noise", index).random()
+
+
 def test_keys_do_not_meet() -> None:
     one = draws.normal(0, "noise", [0], (1000,))[0]
     for seed, purpose, index in ((1, "noise", 0), (0, "flip", 0), (0, "noise", 1)):

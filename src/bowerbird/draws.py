@@ -9,7 +9,8 @@ number of pictures seen.  All functions are numpy on the CPU and return the same
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,19 +29,35 @@ def generator(seed: int, purpose: str, index: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
+def _generators(seed: int, purpose: str, indices: Indices) -> Iterator[np.random.Generator]:
+    """The generator of each index, good until the next: one that is moved from stream to stream, a fifth of the work of making each."""
+    moved = generator(seed, purpose, 0)
+    start = moved.bit_generator.state
+    for index in indices:
+        start["state"]["counter"] = np.array([0, 0, int(index) % 2**64, 0], dtype=np.uint64)
+        moved.bit_generator.state = start
+        yield moved
+
+
 def normal(seed: int, purpose: str, indices: Indices, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Standard normal draws, (len(indices), *shape) float32; row k depends on indices[k] alone."""
-    return np.stack([generator(seed, purpose, int(i)).standard_normal(shape, dtype=np.float32) for i in indices])
+    found = np.empty((len(indices), *shape), np.float32)
+    for row, its in zip(found, _generators(seed, purpose, indices), strict=True):
+        its.standard_normal(out=row, dtype=np.float32)
+    return found
 
 
 def uniform(seed: int, purpose: str, indices: Indices) -> NDArray[np.float64]:
     """One uniform draw in [0, 1) for each index, (len(indices),) float64."""
-    return np.array([generator(seed, purpose, int(i)).random() for i in indices])
+    return np.array([its.random() for its in _generators(seed, purpose, indices)])
 
 
+@lru_cache(maxsize=4)  # every update asks for that of its epoch: 0.2 ms for 20,000 pictures
 def order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
-    """The order of `count` pictures in epoch number `epoch`: a permutation of 0..count-1."""
-    return generator(seed, "order", epoch).permutation(count)
+    """The order of `count` pictures in epoch number `epoch`: a permutation of 0..count-1, not to be written to."""
+    found = generator(seed, "order", epoch).permutation(count)
+    found.setflags(write=False)
+    return found
 
 
 def picture_indices(seed: int, start: int, stop: int, count: int) -> NDArray[np.int64]:

@@ -15,6 +15,7 @@ from bowerbird.recipe import Train, read_recipe
 from bowerbird.run_folder import model_of_run, read_run_state
 from bowerbird.training.batches import Batch, level_draws
 from bowerbird.training.build import build_denoiser
+from bowerbird.training.loop import clip_gradients
 from bowerbird.training.objectives.denoising import Denoising
 from bowerbird.training.optimizer import Ema, decay_start, ema_exponent, learning_rate, make_optimizers
 from bowerbird.training.record import Record
@@ -174,3 +175,14 @@ def test_the_literatures_recipe_is_diffusers_example() -> None:
     assert (recipe.train.lr, recipe.train.betas, recipe.train.weight_decay, recipe.train.batch) == (1e-4, (0.95, 0.999), 1e-6, 16)
     parameters = sum(p.numel() for p in build_denoiser(recipe, (3, 64, 64)).parameters())
     assert parameters == 113_673_219
+
+
+def test_a_gradient_is_shortened_only_where_it_is_too_long() -> None:
+    """To the length asked for, in its own direction; and not a bit is moved of one that is shorter, or that is not finite."""
+    layer = torch.nn.Linear(3, 2)
+    for scale in (0.01, 100.0, float("nan")):
+        layer.weight.grad, layer.bias.grad = scale * torch.ones(2, 3), scale * torch.ones(2)
+        norm = clip_gradients(layer, 1.0)
+        assert torch.allclose(norm, torch.tensor(scale * 8**0.5), equal_nan=True)
+        expected = 8**-0.5 if scale == 100.0 else scale
+        assert torch.allclose(layer.weight.grad, torch.full((2, 3), expected), equal_nan=True)

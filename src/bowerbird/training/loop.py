@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from bowerbird import hardware
@@ -199,12 +200,11 @@ def train_step(run: Run, batch: Batch) -> float:
             (part * run.world.size).backward()  # type: ignore[no-untyped-call]
         loss += part.detach()
     loss = run.world.all_reduce(loss)
-    grad_norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), settings.clip)
+    grad_norm = clip_gradients(state.model, settings.clip)
     more = {} if state.adversary is None else _adversary_gradient(run, state.adversary)
     run.check()
 
-    lr = learning_rate(settings, state.seen)
-    names = _names(run, state.seen)
+    lr, first = learning_rate(settings, state.seen), state.seen
     state.step += 1
     state.seen += settings.batch
     finite = bool(torch.isfinite(loss) & torch.isfinite(grad_norm)) and all(map(math.isfinite, more.values()))
@@ -222,11 +222,11 @@ def train_step(run: Run, batch: Batch) -> float:
     if state.adversary is not None:
         state.adversary.critic.zero_grad()
     if run.world.is_main:
-        skipped = {} if finite else {"skipped": names}
+        skipped = {} if finite else {"skipped": _names(run, first)}
         run.record.append(seen=state.seen, loss=float(loss), grad_norm=float(grad_norm), lr=lr, **more, **skipped)
     if state.skipped >= GIVE_UP_AFTER:
         raise RunError(
-            f"{GIVE_UP_AFTER} updates in a row were not finite near {names[0]!r}; stopped, and the last checkpoint is good. "
+            f"{GIVE_UP_AFTER} updates in a row were not finite near {_names(run, first)[0]!r}; stopped, and the last checkpoint is good. "
             f"Lower train.lr (now {settings.lr}) or look at the pictures named in metrics.jsonl."
         )
     return float(loss)
@@ -234,12 +234,20 @@ def train_step(run: Run, batch: Batch) -> float:
 
 def _adversary_gradient(run: Run, adversary: Adversary) -> dict[str, float]:
     """The critic's gradient of the whole batch, as the network's; what the record says of it."""
-    parameters = list(adversary.critic.parameters())
-    for parameter in parameters:
+    for parameter in adversary.critic.parameters():
         if parameter.grad is not None:  # the loss was multiplied by their number, for the network's sake
             parameter.grad = run.world.all_reduce(parameter.grad) / run.world.size
-    norm = torch.nn.utils.clip_grad_norm_(parameters, run.recipe.train.clip)
+    norm = clip_gradients(adversary.critic, run.recipe.train.clip)
     return {"adversary_loss": float(adversary.loss), "adversary_grad_norm": float(norm)}
+
+
+def clip_gradients(module: nn.Module, longest: float) -> Tensor:
+    """Shorten the gradient of all parameters together to `longest`; its norm before.  One that is short enough is not touched."""
+    parameters = [p for p in module.parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if norm > longest:
+        torch.nn.utils.clip_grads_with_norm_(parameters, longest, norm)
+    return norm
 
 
 def _synchronised(run: Run, last: bool) -> AbstractContextManager[None]:
