@@ -38,9 +38,11 @@ from bowerbird.model_folder import MANIFEST
 from bowerbird.recipe import write_recipe
 from bowerbird.run_folder import CHECKPOINT_MANIFEST, model_of_run, read_run_state
 from bowerbird.storage import verify_folder
+from bowerbird.training.checkpoint import read_provenance
 
 SEED = 0
-KILLS, FAULTS, SIGNALS = 200, 50, 50
+KILLS, FAULTS, SIGNALS, FAST_KILLS = 200, 50, 50, 24
+FAST = {"dropout": 0.1, "precision": "bf16", "compile": "always"}  # what a long run has on a processor that multiplies bf16
 
 
 def kills(pictures: Path, folder: Path) -> dict[str, Any]:
@@ -50,6 +52,28 @@ def kills(pictures: Path, folder: Path) -> dict[str, Any]:
     tally = kill_again_and_again(pictures, folder / "killed", recipe, KILLS, SEED)
     assert_same_run(folder / "unbroken", folder / "killed")
     return {"kills": tally.kills, "inside a save": tally.inside_a_save, "damaged": tally.damaged, "bit-identical": True}
+
+
+def fast_kills(pictures: Path, folder: Path) -> dict[str, Any]:
+    """SIGKILL through a painter and through an autoencoder with its adversary, both in bf16 on kernels of their own; bit for bit or raises."""
+    recipes = {
+        "painter": tiny_recipe(train={**FAST, "pictures": 4000}, sample={"every_epochs": 5, "count": 2, "steps": 1}),
+        "autoencoder": tiny_recipe(
+            model={"network": "autoencoder"},
+            autoencoder={"size": "micro", "channels": 4, "perceptual": 0.0, "adversary": 0.5, "noise": 0.2},
+            train={**FAST, "dropout": 0.0, "pictures": 2000},
+            sample={"every_epochs": 5, "count": 2, "steps": 1},
+        ),
+    }
+    tallies = []
+    for name, recipe in recipes.items():
+        run_here(pictures, folder / name, recipe)
+        checkpoint = folder / name / "checkpoints" / str(read_run_state(folder / name).checkpoint)
+        assert read_provenance(checkpoint)["compiled"], "there is no C++ compiler here"
+        tallies.append(kill_again_and_again(pictures, folder / f"{name}-killed", recipe, FAST_KILLS // 2, SEED))
+        assert_same_run(folder / name, folder / f"{name}-killed")
+    sums = {key: sum(getattr(tally, key) for tally in tallies) for key in ("kills", "inside_a_save", "damaged")}
+    return {**sums, "bit-identical": True}
 
 
 def enumerated(pictures: Path, folder: Path) -> dict[str, Any]:
@@ -159,6 +183,7 @@ PARTS: dict[str, Callable[[Path, Path], dict[str, Any]]] = {
     "disk full": full_disk,
     "SIGTERM": signals,
     "random kills": kills,
+    "bf16, compiled, adversary": fast_kills,
     "a dead process of two": dead_processes,
 }
 
