@@ -55,7 +55,7 @@ def kills(pictures: Path, folder: Path) -> dict[str, Any]:
 
 
 def fast_kills(pictures: Path, folder: Path) -> dict[str, Any]:
-    """SIGKILL through a painter and through an autoencoder with its adversary, both in bf16 on kernels of their own; bit for bit or raises."""
+    """SIGKILL through a painter and an autoencoder with its adversary, both in bf16 on kernels of their own; bit for bit or raises."""
     recipes = {
         "painter": tiny_recipe(train={**FAST, "pictures": 4000}, sample={"every_epochs": 5, "count": 2, "steps": 1}),
         "autoencoder": tiny_recipe(
@@ -113,7 +113,7 @@ def full_disk(pictures: Path, folder: Path) -> dict[str, Any]:
         except ResourceError as error:
             assert "no space left" in str(error) and error.exit_code == 2
         verify_folder(run / "checkpoints" / str(read_run_state(run).checkpoint), CHECKPOINT_MANIFEST)
-        verify_folder(model_of_run(run), MANIFEST)
+        verify_folder(model_of_run(run)[0], MANIFEST)
         run_here(pictures, run, RECIPE)
         assert read_run_state(run).finished
         assert_same_run(folder / "counted", run)
@@ -126,7 +126,7 @@ def signals(pictures: Path, folder: Path) -> dict[str, Any]:
     recipe = tiny_recipe(train={"dropout": 0.1, "pictures": 8000}, sample={"every_epochs": 5, "count": 2, "steps": 1})
     recipe_file = folder / "recipe.toml"
     recipe_file.write_text(write_recipe(recipe))
-    run, chance, seconds = folder / "run", random.Random(SEED), []
+    run, chance, seconds = folder / "run", random.Random(SEED), list[float]()
     trainers = Trainers(pictures, run, recipe_file)
     while len(seconds) < SIGNALS:
         before = len(losses(run))
