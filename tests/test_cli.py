@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from bowerbird.cli.app import _everywhere_first, main
+from bowerbird.cli.console import _worth_a_line
+from bowerbird.progress import Progress
 from bowerbird.recipe import write_recipe
 from tests.conftest import tiny_recipe
 
@@ -71,6 +75,58 @@ def test_a_balanced_set_and_pictures_of_a_file_of_prompts(bowerbird, picture_fol
     assert (tmp_path / "wishes/metadata.csv").read_text().splitlines()[1].split(",")[1:3] == ["a picture of a warm", "warm"]
     code, _, err = bowerbird("generate", "run", "--per-label", "2", "--count", "3")
     assert code == 2 and "Leave --count and --prompts out" in err
+
+
+def test_a_start_that_fails_leaves_nothing(bowerbird, picture_folder: Path, recipe_file: Path, tmp_path: Path) -> None:
+    for settings in (["train.init=nowhere"], ["model.autoencoder=nowhere", "transformer.patch=1"]):
+        words = [word for setting in settings for word in ("--set", setting)]
+        code, _, err = bowerbird("train", picture_folder, "--recipe", recipe_file, *words, "--out", "run")
+        assert code == 2 and "nowhere" in err and not (tmp_path / "run").exists()
+
+
+def test_many_pictures_come_with_a_page_of_them(bowerbird, model_folder: Path, tmp_path: Path) -> None:
+    """It is a page and no picture, so that the folder can still be judged or learnt from; one picture needs none."""
+    code, out, err = bowerbird("generate", model_folder, "--count", "3", "--seed", "1", "--steps", "1")
+    page = (tmp_path / "pictures/sheet.html").read_text()
+    assert code == 0 and "sheet.html" in err and all(f'src="{Path(line).name}"' in page for line in out.splitlines())
+    bowerbird("generate", model_folder, "--seed", "1", "--steps", "1", "--out", "one")
+    assert [path.suffix for path in (tmp_path / "one").iterdir()] == [".png"]
+
+
+def test_info_is_a_page_for_people(bowerbird, model_folder: Path) -> None:
+    """What is open is left out, a recipe is its name, and --json has it all."""
+    _, out, _ = bowerbird("info", model_folder)
+    assert "sample shape" in out and "{" not in out and "None" not in out and len(out.splitlines()) < 40
+    _, out, _ = bowerbird("info", model_folder, "--json")
+    assert json.loads(out)["denoiser"]["sample_shape"] == [3, 16, 16]
+
+
+def test_recipes_are_told_in_whole_sentences(bowerbird) -> None:
+    _, out, _ = bowerbird("recipes")
+    assert len(out.splitlines()) > 5 and all(line.endswith(".") and ":" not in line[-2:] for line in out.splitlines())
+
+
+def test_logs_are_told_what_takes_long() -> None:
+    """Where there is no terminal, each tenth of the work, and nothing of what is done in seconds."""
+    said = {"": time.monotonic()}
+    assert not _worth_a_line(Progress("train", 50, 100), said)
+    said[""] -= 60
+    assert [_worth_a_line(Progress("train", done, 100), said) for done in (1, 10, 20)] == [False, True, False]
+
+
+def test_a_number_of_a_pair_is_told_by_the_name_of_the_pair(bowerbird, model_folder: Path) -> None:
+    code, _, err = bowerbird("generate", model_folder, "--size", "0x64")
+    assert code == 2 and err.startswith("size = 0")
+
+
+def test_captions_that_are_not_read_are_told_and_a_path_is_quoted(
+    bowerbird, picture_folder: Path, recipe_file: Path, tmp_path: Path
+) -> None:
+    pictures = tmp_path / "captioned"
+    shutil.copytree(picture_folder, pictures)
+    (pictures / "metadata.csv").write_text("file_name,text\nwarm/001.png,a warm disc\n")
+    _, out, err = bowerbird("train", pictures, "--recipe", recipe_file, "--out", "my run")
+    assert "captions, which this recipe does not read" in err and "bowerbird generate 'my run'" in out
 
 
 def test_nothing_of_the_users_is_overwritten(bowerbird, picture_folder: Path, recipe_file: Path) -> None:

@@ -7,6 +7,7 @@ painter.paint(request, on_progress) -> Painted, Painted, ...
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def open_place(place: Place, device: torch.device, opening: Opening | None = Non
     if not place.paints:
         raise ModelError(
             f"{place.where!r} is an autoencoder, which paints nothing by itself. Train a model on its latents: "
-            f"bowerbird train PICTURES --recipe latent-64 --set model.autoencoder={place.where}"
+            f"bowerbird train PICTURES --recipe latent-64 --set model.autoencoder={shlex.quote(place.where)}"
         )
     if place.what == "ours":
         model = open_model_folder(place.path, place.manifest)

@@ -203,6 +203,11 @@ class Recipe(Section):
     tune: Tune = Tune()
     sample: Sample = Sample()
 
+    @property
+    def begins_as(self) -> str:
+        """The model whose weights a new run begins with; '' where it learns from the beginning."""
+        return self.tune.model or self.train.init
+
     @model_validator(mode="after")
     def _possible(self) -> Recipe:
         patch = self.transformer.patch

@@ -117,6 +117,6 @@ def read_request(fields: dict[str, object]) -> PaintRequest:
         return PaintRequest.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"] if part != "[key]")
+        where = ".".join(part for part in map(str, first["loc"]) if part != "[key]" and not part.isdigit())  # "size", not "size.0"
         value = f"{where} = {first['input']!r:.80}: " if where else ""  # fields that do not go together have no one value
         raise RequestError(f"{value}{first['msg'].removeprefix('Value error, ')}.") from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,9 +62,8 @@ def save_as_is(path: Path, tensors: Mapping[str, Tensor]) -> None:
 def read_header(path: Path) -> Header:
     """The header of a safetensors file.  ModelError when it is damaged, UnsafeFileError for a pickle."""
     if path.suffix.lower() in _PICKLE_SUFFIXES:
-        raise UnsafeFileError(
-            f"{str(path)!r} is a pickle, which can run code when loaded. Run: bowerbird convert {str(path)!r} --out NEW.safetensors"
-        )
+        command = f"bowerbird convert {shlex.quote(str(path))} --out NEW.safetensors"
+        raise UnsafeFileError(f"{str(path)!r} is a pickle, which can run code when loaded. Run: {command}")
     try:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size

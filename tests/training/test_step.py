@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bowerbird.data.pictures import open_pictures
-from bowerbird.errors import RunError
+from bowerbird.errors import RunError, Stopped
 from bowerbird.models.conditioning import rows
 from bowerbird.recipe import Train, read_recipe
 from bowerbird.run_folder import model_of_run, read_run_state
@@ -19,8 +19,10 @@ from bowerbird.training.loop import clip_gradients
 from bowerbird.training.objectives.denoising import Denoising
 from bowerbird.training.optimizer import Ema, decay_start, ema_exponent, learning_rate, make_optimizers
 from bowerbird.training.record import Record
+from bowerbird.training.report import verdict
+from bowerbird.training.snapshot import snapshot_every
 from tests.conftest import tiny_recipe
-from tests.training.runs import CPU, final_tensors, run_here
+from tests.training.runs import CPU, assert_same_run, final_tensors, run_here
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch(picture_folder: Path, tmp_path: Path) -> None:
@@ -186,3 +188,32 @@ def test_a_gradient_is_shortened_only_where_it_is_too_long() -> None:
         assert torch.allclose(norm, torch.tensor(scale * 8**0.5), equal_nan=True)
         expected = 8**-0.5 if scale == 100.0 else scale
         assert torch.allclose(layer.weight.grad, torch.full((2, 3), expected), equal_nan=True)
+
+
+def test_a_run_that_stops_early_leaves_a_model(picture_folder: Path, tmp_path: Path) -> None:
+    """Wherever there is a checkpoint there is something to paint with, and going on changes nothing: the next grid is scored as ever."""
+    with pytest.raises(Stopped):
+        run_here(
+            picture_folder, tmp_path / "run", tiny_recipe(), on_progress=lambda event: not (event.stage == "train" and event.done >= 16)
+        )
+    folder, manifest = model_of_run(tmp_path / "run")
+    assert folder.name == "0000000016" and manifest.training["pictures_seen"] == 16
+    run_here(picture_folder, tmp_path / "run", tiny_recipe())
+    run_here(picture_folder, tmp_path / "whole", tiny_recipe())
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    assert model_of_run(tmp_path / "run")[0].name == model_of_run(tmp_path / "whole")[0].name
+
+
+def test_grids_take_their_share_of_the_work() -> None:
+    """16 pictures in 10 guided steps are 320 passes, as many as 107 pictures of training: a tenth of what lies between two grids."""
+    recipe = tiny_recipe(sample={"every_epochs": 10, "count": 16, "steps": 10, "guidance": 4.0})
+    assert snapshot_every(recipe, 1000) == 10_000
+    for epoch in (1, 20, 50, 106):
+        every = snapshot_every(recipe, epoch)
+        assert every % epoch == 0 and 320 / (3 * every) <= 0.1 < 320 / (3 * (every - epoch))
+
+
+def test_a_run_that_is_no_better_than_its_start_says_so() -> None:
+    scores = [{"held_out": score} for score in (1.0, 1.1, 1.05)]
+    assert "No better yet than starter" in verdict(scores, "starter") and "Train longer" in verdict(scores, "starter")
+    assert "No better" not in verdict(scores) and "Still learning" in verdict([*scores, {"held_out": 0.9}], "starter")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from bowerbird.cli.app import app
-from bowerbird.cli.console import print_result, to_json
+from bowerbird.cli.console import print_result, to_page
 from bowerbird.errors import RequestError
 
 
@@ -35,7 +35,7 @@ def info(
         from bowerbird.generate import describe_model
 
         document = describe_model(what)
-    print_result(context, document, to_json(document, indent=1))
+    print_result(context, document, f"{to_page(document)}\n(all of it: --json)")
 
 
 def _tell_of_the_cache(context: typer.Context, clear: bool) -> None:

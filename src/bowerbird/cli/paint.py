@@ -227,7 +227,7 @@ def _paint(
         painter = open_chain(requests[0].model, hardware.choose_device(options.device), opening, on_progress)
         if enlarged and painter.resolve(requests[0]).strength is not None:  # it would vary them at their size
             raise RequestError(
-                f"{requests[0].model!r} paints, it does not enlarge. Give Stable Diffusion's x4 upscaler, or generate --image."
+                f"{requests[0].model!r} paints, it does not enlarge. Give upscaler-4x, or Stable Diffusion's upscaler; or generate --image."
             )
         if as_set is not None:
             paths, requests = [str(path) for path in as_set(painter, on_progress)], []
@@ -239,6 +239,20 @@ def _paint(
                 paths.append(str(path))
                 finals.append({"picture": str(path), "prompt": painted.settings.prompt, "negative": painted.settings.negative})
     print_result(context, {"pictures": paths, "final": finals}, "\n".join(paths))
+    if len(finals) > 1:
+        typer.echo(f"look at {_write_sheet(out, finals)}", err=True)
+
+
+def _write_sheet(out: Path, finals: list[dict[str, str]]) -> Path:
+    """A page of all pictures that were painted, in `out`: it is no picture itself, so the folder can still be judged or learnt from."""
+    from bowerbird.pages import render
+    from bowerbird.painted_set import free_name
+    from bowerbird.storage import Disk, write_file
+
+    page = out / free_name(out, "sheet", ".html")
+    pictures = [{"file": Path(each["picture"]).name, "prompt": each["prompt"]} for each in finals]
+    write_file(Disk(), page, render("sheet.html", title=f"{len(pictures)} pictures", pictures=pictures).encode("utf-8", "replace"))
+    return page
 
 
 def _read_size(size: str | None) -> tuple[int, int] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -61,7 +62,7 @@ def caption(
             written = write_captions(pictures, target, captioner, by, captioner.size, on_progress)
     missing = f"; of {written.without:,} nothing could be said" if written.without else ""
     words = f"{written.file}: {written.captions:,} captions of {written.pictures:,} pictures, by {written.by}{missing}."
-    print_result(context, dataclasses.asdict(written), f"{words} To train on them: --set data.captions={written.file}")
+    print_result(context, dataclasses.asdict(written), f"{words} To train on them: --set data.captions={shlex.quote(str(written.file))}")
 
 
 @app.command()

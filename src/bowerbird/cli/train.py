@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import shlex
 import time
 from pathlib import Path
 from typing import Annotated
@@ -21,8 +23,8 @@ def recipes(context: typer.Context, name: Annotated[str | None, typer.Argument(h
     if name is not None:
         typer.echo(recipe_text(name))
         return
-    first_lines = {each: recipe_text(each).splitlines()[0].removeprefix("# ") for each in built_in_recipes()}
-    print_result(context, first_lines, "\n".join(f"{each:16} {line}" for each, line in first_lines.items()))
+    what = {each: _first_sentence(recipe_text(each)) for each in built_in_recipes()}
+    print_result(context, what, "\n".join(f"{each:16} {sentence}" for each, sentence in what.items()))
 
 
 @app.command()
@@ -82,6 +84,12 @@ def tune(
     _train(context, pictures, out, plan, (hours, price, started), only_forecast)
 
 
+def _first_sentence(recipe: str) -> str:
+    """What the comment at the head of a recipe begins with, however its lines are broken."""
+    comment = itertools.takewhile(lambda line: line.startswith("#"), recipe.splitlines())
+    return " ".join(line.removeprefix("#").strip() for line in comment).partition(". ")[0].removesuffix(".") + "."
+
+
 def _one_length(hours: float | None, count: int | None) -> None:
     if hours is not None and count is not None:
         raise RequestError("--hours and --pictures are both given, and each alone decides the length. Leave one out.")
@@ -110,7 +118,8 @@ def _train(
     if only_forecast:
         print_result(context, plan_of_run.to_json(), plan_of_run.line())
         return
-    print_result(context, {"run": str(run)}, f"{run}: look at {run / 'report.html'}, paint with: bowerbird generate {run}")
+    page, command = run / "report.html", f"bowerbird generate {shlex.quote(str(run))}"
+    print_result(context, {"run": str(run)}, f"{run}: look at {page}, paint with: {command}")
 
 
 def _chosen(context: typer.Context, pictures: Path, changes: list[str]) -> tuple[str, list[str]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -302,7 +303,7 @@ def weight_files(folder: Path) -> list[Path]:
     if not chosen:
         for old, new in (("diffusion_pytorch_model.bin", "diffusion_pytorch_model"), ("pytorch_model.bin", "model")):
             if old in names:
-                command = f"bowerbird convert {folder / old} --out {folder / new}.safetensors"
+                command = f"bowerbird convert {shlex.quote(str(folder / old))} --out {shlex.quote(str(folder / new))}.safetensors"
                 raise UnsafeFileError(f"{str(folder / old)!r} is a pickle, which can run code when loaded. Run: {command}")
         raise ModelError(f"no weights in {str(folder)!r}; expected model.safetensors or diffusion_pytorch_model.safetensors.")
     return [folder / name for name in chosen]

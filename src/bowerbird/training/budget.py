@@ -60,7 +60,7 @@ class Pace:
         """From the first update to the end, for a training set of `epoch` pictures."""
         train = recipe.train
         updates = math.ceil(train.pictures / train.batch)
-        snapshots = 1 + bool(recipe.tune.model) + (updates - 1) * train.batch // snapshot_every(recipe, epoch)
+        snapshots = 1 + bool(recipe.begins_as) + (updates - 1) * train.batch // snapshot_every(recipe, epoch)
         training = updates * (self.update + self.log) + snapshots * self.snapshot
         saves = 3 + max(train.pictures / train.save_every, training / SAVE_SECONDS)
         return training + saves * self.save

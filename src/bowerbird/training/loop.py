@@ -21,10 +21,10 @@ from bowerbird.data.picture_set import Pictures
 from bowerbird.data.pictures import open_pictures
 from bowerbird.draws import generator
 from bowerbird.errors import PictureFolderError, RunError, Stopped
-from bowerbird.progress import Cancelled, OnProgress, Progress, tell
+from bowerbird.progress import Cancelled, OnProgress, Progress, note, tell
 from bowerbird.recipe import Recipe
-from bowerbird.run_folder import read_run_state
-from bowerbird.storage import TEMPORARY, Disk, ensure_folder
+from bowerbird.run_folder import entries, read_run_state
+from bowerbird.storage import TEMPORARY, Disk
 from bowerbird.training.adversary import Adversary
 from bowerbird.training.batches import Batch, chosen_pictures
 from bowerbird.training.budget import Budget, Forecast, Watch, frozen_length, of_length, promise
@@ -33,11 +33,11 @@ from bowerbird.training.checkpoint import SAVE_SECONDS
 from bowerbird.training.memory import no_trace
 from bowerbird.training.optimizer import decay_start, learning_rate, set_learning_rate
 from bowerbird.training.parallel import World, device_of_process, join_world
-from bowerbird.training.report import write_tensorboard
+from bowerbird.training.report import verdict, write_tensorboard
 from bowerbird.training.resume import start_or_resume
 from bowerbird.training.run import Run, Setup, keep_checkpoint, locked, seen_of
 from bowerbird.training.signals import StopRequested, StopSignals
-from bowerbird.training.snapshot import snapshot_every, take_snapshot
+from bowerbird.training.snapshot import keep_model, snapshot_every, take_snapshot
 from bowerbird.training.validation import BATCH as HELD_OUT_BATCH
 
 GIVE_UP_AFTER = 3  # updates in a row that were not finite
@@ -60,8 +60,7 @@ def train(
     """
     device = device_of_process(device or hardware.choose_device(), torch.cuda.device_count())
     disk = disk or Disk()
-    ensure_folder(disk, out)
-    with join_world(device) as world, locked(out, world), StopSignals() as stop:
+    with join_world(device) as world, locked(disk, out, world), StopSignals() as stop:
         try:
             with world.main_first():  # it fills the cache of decoded pictures for all
                 pictures = _open(source, recipe, on_progress)
@@ -135,7 +134,7 @@ def _trial(setup: Setup, budget: Budget, beside: Path | None) -> Forecast:
 def _run_to_the_end(run: Run) -> None:
     state, settings, saved_at, watch = run.state, run.recipe.train, time.monotonic(), Watch(run)
     try:
-        if state.seen == 0 and run.recipe.tune.model:
+        if state.seen == 0 and run.recipe.begins_as:
             take_snapshot(run)  # what it is before: the unit of its scores, and the first grid
         while state.seen < settings.pictures:
             if run.world.agree(run.stop.requested):
@@ -156,11 +155,14 @@ def _run_to_the_end(run: Run) -> None:
         keep_checkpoint(run, finished=True)
         if run.world.is_main:
             write_tensorboard(run.record, run.out / "tensorboard")
+            note(run.on_progress, verdict(run.record.lines(), run.recipe.begins_as))
     except (StopRequested, PictureFolderError) as reason:
         if seen_of(read_run_state(run.out).checkpoint or "0") < state.seen:
             keep_checkpoint(run)
         if isinstance(reason, PictureFolderError):
             raise
+        if state.seen and not entries(run.out / "models"):
+            keep_model(run)
         raise Stopped(f"stopped at {state.seen:,} of {settings.pictures:,} pictures; run the same command again to go on.") from None
 
 

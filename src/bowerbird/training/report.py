@@ -23,7 +23,7 @@ def write_report(run: Run) -> None:
     page = render(
         "run.html",
         name=run.out.name,
-        verdict=verdict(lines),
+        verdict=verdict(lines, run.recipe.begins_as),
         latest_grid=grids[-1].name,
         facts=facts(run, lines),
         recipe=write_recipe(run.recipe),
@@ -31,19 +31,27 @@ def write_report(run: Run) -> None:
     write_file(run.disk, run.out / "report.html", page.encode())
 
 
-def verdict(lines: list[dict[str, Any]]) -> str:
+def verdict(lines: list[dict[str, Any]], begins_as: str = "") -> str:
     """One sentence on where the run stands, from the held-out scores."""
     scores = [line["held_out"] for line in lines if "held_out" in line]
     if not scores:
         return "No pictures are held out, so nothing here tells learning from memorising; look at the grid."
     low = int(np.argmin(scores))
+    if begins_as and low == 0:
+        return (
+            f"No better yet than {begins_as}, which it began with and which is kept: the held-out score (1 then, lower is better) is "
+            f"{scores[-1]:.3f}. Train longer, or lower train.lr."
+        )
     if len(scores) < 3:
-        return "Too early to say; the held-out score needs a few more looks."
+        return f"Too early to say; the held-out score ({scores[-1]:.3f}; 1 at the first grid, lower is better) needs a few more looks."
     if low == len(scores) - 1:
-        return f"Still learning: the held-out score fell to {scores[-1]:.3f}, its lowest so far."
+        return f"Still learning: the held-out score (1 at the first grid, lower is better) fell to {scores[-1]:.3f}, its lowest so far."
     if scores[-1] > 1.02 * scores[low] and low < len(scores) - 3:
         return f"More training only memorises: the held-out score rose from {scores[low]:.3f} to {scores[-1]:.3f}. The best model is kept."
-    return f"Nearly level: the held-out score is {scores[-1]:.3f}, its lowest was {scores[low]:.3f}."
+    return (
+        f"Nearly level: the held-out score (1 at the first grid, lower is better) is {scores[-1]:.3f}, its lowest was {scores[low]:.3f}. "
+        "More of the same training changes little; more pictures, or a larger model, would."
+    )
 
 
 def facts(run: Run, lines: list[dict[str, Any]]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from bowerbird.locate import locate
 from bowerbird.model_folder import MANIFEST, About, Model, open_model_folder
 from bowerbird.models.autoencoder import Autoencoder, ConvAutoencoder
 from bowerbird.progress import OnProgress, note
-from bowerbird.recipe import FREE_FIELDS, Recipe, differing_fields, write_recipe
+from bowerbird.recipe import CONDITIONS_READ, FREE_FIELDS, Recipe, differing_fields, write_recipe
 from bowerbird.run_folder import CHECKPOINT_MANIFEST, RunState, entries, newest_verified, read_run_state, write_run_state
 from bowerbird.storage import remove_temporary, require_free, verify_folder, write_file
 from bowerbird.threads import allowed_processors, chosen_by_hand
@@ -177,8 +178,9 @@ def _refuse_to_begin_anew(setup: Setup, run_state: RunState) -> None:
     if run_state.checkpoint is None and not entries(out / "models") and not entries(out / "checkpoints"):
         return
     model = newest_verified(out / "models", MANIFEST, setup.on_progress)
-    rescue = f"Its model is intact: paint with it, or begin a new run from it with --init {out} --out NEW." if model else ""
-    raise RunError(f"no checkpoint of {str(out)!r} is intact, so the run cannot go on. {rescue or 'Begin a new run with another --out.'}")
+    from_it = f"Its model is intact: paint with it, or begin a new run from it with --init {shlex.quote(str(out))} --out NEW."
+    way_out = "Begin a new run with another --out." if model is None else from_it
+    raise RunError(f"no checkpoint of {str(out)!r} is intact, so the run cannot go on. {way_out}")
 
 
 def _take_threads_of(setup: Setup, provenance: dict[str, Any]) -> None:
@@ -241,7 +243,9 @@ def _verified(setup: Setup, name: str | None, fall_back: bool = True) -> str | N
 
 def _advise(run: Run) -> None:
     """A small folder is allowed; what to expect of it is said."""
-    count = len(run.pictures.pixels)
+    count, condition = len(run.pictures.pixels), run.recipe.condition
+    if any(run.pictures.captions) and not condition.text and "text" in CONDITIONS_READ[run.recipe.model.network]:
+        note(run.on_progress, "the pictures have captions, which this recipe does not read: --recipe text-64 does")
     if count < SMALLEST_SPLIT:
         few = f"{count} pictures are few: none is held out, and the model may learn them by heart. A few hundred are a start."
         note(run.on_progress, few)

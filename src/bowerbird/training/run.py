@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from bowerbird.errors import RunError
 from bowerbird.progress import OnProgress
 from bowerbird.recipe import Recipe
 from bowerbird.run_folder import entries, free_entry, read_run_state, write_run_state
-from bowerbird.storage import Disk
+from bowerbird.storage import Disk, ensure_folder
 from bowerbird.training.checkpoint import TrainState, save_checkpoint
 from bowerbird.training.objectives import Objective
 from bowerbird.training.parallel import World
@@ -95,8 +96,13 @@ def seen_of(entry: str) -> int:
 
 
 @contextmanager
-def locked(out: Path, world: World) -> Iterator[None]:
-    """One trainer a run.  The operating system lets go of the lock when a process dies, so none is ever stale."""
+def locked(disk: Disk, out: Path, world: World) -> Iterator[None]:
+    """One trainer a run, in its folder.  The operating system lets go of the lock when a process dies, so none is ever stale.
+
+    A start that failed leaves nothing.
+    """
+    new = not out.exists()
+    ensure_folder(disk, out)
     if not world.is_main:
         yield
         return
@@ -108,4 +114,6 @@ def locked(out: Path, world: World) -> Iterator[None]:
     try:
         yield
     finally:
+        if new and [path.name for path in out.iterdir()] == ["run.lock"]:
+            shutil.rmtree(out)
         lock.release()

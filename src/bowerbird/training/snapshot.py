@@ -16,12 +16,18 @@ from bowerbird.training.run import Run
 from bowerbird.training.validation import takes_the_title, validate
 
 MAX_FRAMES = 100
-MAX_SNAPSHOTS = 40  # a small folder has short epochs; painting a grid after each ten of them would take most of the time
+GRID_SHARE = 0.1  # of a run's work at most goes into grids: the epochs of a small folder are short
 
 
 def snapshot_every(recipe: Recipe, epoch: int) -> int:
-    """Pictures between snapshots for a training set of `epoch`: the recipe's epochs, or as many more as keep within MAX_SNAPSHOTS."""
-    return max(recipe.sample.every_epochs, math.ceil(recipe.train.pictures / epoch / MAX_SNAPSHOTS)) * epoch
+    """Pictures between snapshots for a training set of `epoch`: the recipe's epochs, or as many more as keep grids within GRID_SHARE.
+
+    Work is counted in passes through the network, so that it is the same on every machine: a grid takes one for each picture and
+    step, two under guidance, and learning from a picture about three.
+    """
+    sample = recipe.sample
+    passes = sample.count * sample.steps * (1 if sample.guidance == 1 else 2)
+    return max(sample.every_epochs, math.ceil(passes / (3 * GRID_SHARE) / epoch)) * epoch
 
 
 def take_snapshot(run: Run) -> None:
@@ -48,6 +54,15 @@ def take_snapshot(run: Run) -> None:
     frames = sorted((run.out / "samples").glob("epoch-*.png"))
     write_file(run.disk, run.out / "progress.gif", animation_bytes(frames[:: math.ceil(len(frames) / MAX_FRAMES)]))
     write_report(run)
+
+
+def keep_model(run: Run) -> None:
+    """A model to paint with, of a run that stops before its first snapshot: not scored, and its picture is of one step."""
+    grid = run.objective.grid(run.state.ema.model, run.recipe.sample.count, 1, lambda: None, run.world)
+    if run.world.is_main:
+        name = free_entry(run.out / "models", run.state.seen)
+        save_model(run.disk, run.out / "models" / name, run.objective.model(run.state.ema.model, About(training=_training(run))), grid)
+        write_run_state(run.disk, run.out, read_run_state(run.out).model_copy(update={"latest": name, "best": name}))
 
 
 def _training(run: Run) -> dict[str, Any]:
