@@ -92,7 +92,7 @@ def evaluate(
     tell(on_progress, Progress("score", 1, 3))
     lines += _by_scale(compare, ours, real)
     tell(on_progress, Progress("score", 2, 3))
-    lines += [*_by_words(ours, real, features, real_features), *_by_class(ours, real, features, real_features)]
+    lines += [*by_words(ours, real, features, real_features), *by_class(ours, real, features, real_features)]
     tell(on_progress, Progress("score", 3, 3))
     report = Report(
         generated=ours.name,
@@ -244,13 +244,21 @@ def _paint_captions(painter: Painter, real: PictureSet, count: int, seed: int, o
     painted = list[Painted]()
     for start in range(0, count, BATCH):
         some = requests[start : start + BATCH]
-        together = painter.paint_together(some) if isinstance(painter, OwnPainter) else ((0, list(painter.paint(one))) for one in some)
+        if isinstance(painter, OwnPainter):
+            together = painter.paint_together(some, _unheard)
+        else:
+            together = ((0, list(painter.paint(one, _unheard))) for one in some)
         for _, pictures in together:
             painted += pictures
             tell(on_progress, Progress("paint", len(painted), count, preview=lambda one=pictures[-1]: one.picture))  # type: ignore[misc]
     pixels = np.stack([np.asarray(one.picture.convert("RGB")) for one in painted])
     labels = tuple(real.labels[row] for row in rows) if real.labels else ()
     return PictureSet("pictures painted by captions", pixels, labels, tuple(real.captions[row] for row in rows))
+
+
+def _unheard(event: Progress) -> bool:
+    """What is said of each prompt is for those who wrote it."""
+    return True
 
 
 def _proportional(shares: Counter[str], count: int) -> dict[str, int]:
@@ -305,7 +313,7 @@ def _by_scale(compare: Compare, ours: PictureSet, real: PictureSet) -> list[Line
     return lines
 
 
-def _by_words(ours: PictureSet, real: PictureSet, features: Features, real_features: Features) -> list[Line]:
+def by_words(ours: PictureSet, real: PictureSet, features: Features, real_features: Features) -> list[Line]:
     """How often pictures find their captions again, and are of the style these name, where both sets have captions enough."""
     if min(len(set(pictures.captions) - {""}) for pictures in (ours, real)) < FEWEST_CAPTIONS:
         return []
@@ -326,7 +334,7 @@ def _captioned(pictures: PictureSet, features: Features) -> tuple[list[str], Fea
     return [pictures.captions[row] for row in rows], features[rows]
 
 
-def _by_class(ours: PictureSet, real: PictureSet, features: Features, real_features: Features) -> list[Line]:
+def by_class(ours: PictureSet, real: PictureSet, features: Features, real_features: Features) -> list[Line]:
     """What painted pictures teach of the real ones' classes (the classification accuracy score), and the other way round."""
     sets = _of_classes(ours.labels, real.labels, features, real_features)
     if sets is None:

@@ -1,0 +1,131 @@
+"""A model of words from end to end: the archive of CUB-200-2011 in, pictures by prompt out, whatever the prompt is."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bowerbird.cli.app import main
+from bowerbird.generate import open_model
+from bowerbird.painter import OwnPainter
+from bowerbird.recipe import write_recipe
+from bowerbird.request import PaintRequest
+from tests.conftest import tiny_recipe
+from tests.data.small_cub import small_cub
+from tests.training.runs import Notes
+
+Bowerbird = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def bowerbird(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Bowerbird:
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["bowerbird", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """CUB_200_2011.tgz as it is downloaded: attributes.txt and the folder; no sentences come with it."""
+    home = small_cub(tmp_path_factory.mktemp("cub"))
+    made = home / "download" / "CUB_200_2011.tgz"
+    made.parent.mkdir()
+    with tarfile.open(made, "w:gz") as file:
+        for name in ("attributes.txt", "CUB_200_2011"):
+            file.add(home / name, name)
+    return made
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("recipe") / "words.toml"
+    file.write_text(write_recipe(tiny_recipe(condition={"text": True, "label": True}, data={"size": 16, "fit": "box"})))
+    return file
+
+
+@pytest.fixture(scope="module")
+def painter(archive: Path, recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> OwnPainter:
+    """Of the run that one command makes."""
+    run = tmp_path_factory.mktemp("runs") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["bowerbird", "train", str(archive), "--recipe", str(recipe), "--out", str(run)])
+        patch.setenv("BOWERBIRD_CACHE", str(run.parent / "cache"))
+        main()
+    opened = open_model(run, torch.device("cpu"))
+    assert isinstance(opened, OwnPainter)
+    return opened
+
+
+def test_the_archive_of_cub_becomes_a_model_of_words(painter: OwnPainter) -> None:
+    """CUB has no captions: the words are those of its classes and attributes, so these are known, and no others."""
+    told = painter.describe()
+    assert {"text", "label"} <= told["conditions"].keys()
+    assert told["conditions"]["label"]["names"] == ["Indigo Bunting", "Laysan Albatross"]
+    for prompt, unseen in (("a photo of an indigo bunting with a blue crown", []), ("a zeppelin with a blue crown", ["'zeppelin'"])):
+        notes = Notes()
+        (one,) = painter.paint(PaintRequest(model="cub", prompt=prompt, seed=1), notes)
+        assert one.picture.size == (16, 16)
+        assert [re.findall("'.*?'", said) for said in notes if "no caption" in said] == [[word] for word in unseen]
+
+
+def test_words_steer(painter: OwnPainter) -> None:
+    """From the same noise: other words, another picture; the same words in capitals, the same."""
+
+    def painted(prompt: str) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+        return np.asarray(next(iter(painter.paint(PaintRequest(model="cub", prompt=prompt, seed=3, guidance=30)))).picture)
+
+    one = painted("an indigo bunting")
+    assert not np.array_equal(one, painted("a laysan albatross"))
+    assert np.array_equal(one, painted("An Indigo BUNTING"))
+
+
+ODD = {
+    "empty": "",
+    "blank": " \n\t ",
+    "ten thousand characters": "red bird, " * 1_000,
+    "one word of ten thousand": "x" * 10_000,
+    "too long by far": "x" * 30_000,
+    "emoji": "🐦🔥 👩‍👩‍👧",
+    "right to left": "طائر أحمر ציפור",
+    "turned around": "\u202ebird\u202c",
+    "control characters": "a\x07bird\x1b[31m\x7f",
+    "null bytes": "a\0bird\0\0",
+    "half a pair": "\ud83d bird",
+    "open brackets": "[[[((({{{",
+}
+
+
+@pytest.mark.parametrize("prompt", ODD.values(), ids=ODD)
+def test_any_text_is_a_picture_or_one_sentence(
+    prompt: str, bowerbird: Bowerbird, painter: OwnPainter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As prompt and as what to avoid, on the way that people take; what is saved can be read again, the words as they were."""
+    monkeypatch.setattr("bowerbird.generate.open_place", lambda *_, **__: painter)
+    for given in ((prompt,), ("a bird", "--negative", prompt)):
+        code, out, err = bowerbird("generate", "starter", *given, "--seed", "1", "--json")
+        if code == 2:
+            assert not out and len([line for line in err.splitlines() if line]) == 1 and "Traceback" not in err
+            continue
+        assert code == 0
+        (file,) = json.loads(out)["pictures"]
+        assert Image.open(file).size == (16, 16)
+        code, out, _ = bowerbird("info", file, "--json")
+        assert code == 0 and json.loads(out)["fields"]["seed"] == 1
