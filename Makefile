@@ -5,7 +5,7 @@ VENV   := .venv
 RUN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo demo-scratch test lint clean prove-copies prove-data prove-files prove-pickles prove-resume prove-serve
+.PHONY: demo demo-scratch test lint clean prove-copies prove-data prove-files prove-pickles prove-resume prove-serve prove-text
 
 # ---------------------------------------------------------------- set-up
 
@@ -65,6 +65,9 @@ prove-resume: $(READY)
 
 prove-serve: $(READY)
 	$(RUN)/python proofs/serve.py
+
+prove-text: $(READY)
+	$(RUN)/python proofs/text.py
 
 clean:
 	rm -rf $(VENV) demo proof
