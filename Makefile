@@ -5,7 +5,7 @@ VENV   := .venv
 RUN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo demo-scratch test lint clean prove-copies prove-data prove-files prove-pickles prove-resume prove-serve prove-text
+.PHONY: demo demo-scratch test test-lowest lint clean prove-copies prove-data prove-files prove-pickles prove-resume prove-serve prove-text
 
 # ---------------------------------------------------------------- set-up
 
@@ -41,6 +41,14 @@ demo-scratch: $(READY)
 test: $(READY) lint
 	$(RUN)/python -m pytest
 
+# The same with the lowest versions that pyproject.toml allows, in an environment of its own.
+test-lowest:
+	$(PYTHON) -m venv $(VENV)-lowest
+	$(VENV)-lowest/bin/pip install --quiet uv
+	$(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct \
+		--editable '.[pretrained,evaluate,safety,server,mcp,studio]' --group dev
+	$(VENV)-lowest/bin/python -m pytest
+
 lint: $(READY)
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
@@ -70,4 +78,4 @@ prove-text: $(READY)
 	$(RUN)/python proofs/text.py
 
 clean:
-	rm -rf $(VENV) demo proof
+	rm -rf $(VENV) $(VENV)-lowest demo proof

@@ -622,9 +622,11 @@ def main() -> None:
     proof.mkdir(exist_ok=True)
     kinds: dict[str, Any] = {}
     for group in GROUPS:
+        tempfile.tempdir = None
         with tempfile.TemporaryDirectory() as temporary, contextlib.chdir(temporary):
             home = Path(temporary).resolve()
             os.environ["BOWERBIRD_CACHE"] = str(home / "cache")
+            tempfile.tempdir = str(home)  # what the commands make for themselves is told from what they are led to
             os.environ["BOWERBIRD_CONFIG"] = str(home / "no-config")
             for number, (name, kind) in enumerate(group(home)):
                 if chosen.only not in name:

@@ -77,6 +77,41 @@ def test_a_balanced_set_and_pictures_of_a_file_of_prompts(bowerbird, picture_fol
     assert code == 2 and "Leave --count and --prompts out" in err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["train", "x"], 75),
+        (["inspect", "x"], 75),
+        (["generate", "x", "--per-label", "3"], 75),
+        (["generate", "x"], 130),
+        (["evaluate", "x"], 130),
+    ],
+)
+def test_ctrl_c_is_told_by_the_exit_code(bowerbird, monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int) -> None:
+    """75 where the same command goes on, what shells expect elsewhere."""
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bowerbird.cli.app.app", interrupted)
+    assert bowerbird(*arguments)[0] == code
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence(bowerbird, picture_folder: Path, model_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "old.ckpt").write_bytes(b"")
+    for arguments in (
+        ["inspect", picture_folder],
+        ["generate", model_folder, "--steps", "1"],
+        ["train", picture_folder],
+        ["evaluate", picture_folder, "--against", picture_folder],
+        ["upscale", "upscaler-4x", picture_folder / "warm/001.png"],
+    ):
+        code, _, err = bowerbird(*arguments, "--out", "file/below")
+        sentence = err.strip().splitlines()[-1]
+        assert code == 2 and "file" in sentence and "Traceback" not in err, (arguments, err)
+
+
 def test_a_start_that_fails_leaves_nothing(bowerbird, picture_folder: Path, recipe_file: Path, tmp_path: Path) -> None:
     for settings in (["train.init=nowhere"], ["model.autoencoder=nowhere", "transformer.patch=1"]):
         words = [word for setting in settings for word in ("--set", setting)]

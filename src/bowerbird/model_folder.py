@@ -33,7 +33,7 @@ from bowerbird.formats import FORMAT_VERSION, upgrade_manifest, upgrade_tensor_n
 from bowerbird.models.autoencoder import OURS, Autoencoder, AutoencoderConfig, ConvAutoencoder, LatentSpace, Rgb
 from bowerbird.models.denoiser import Denoiser, DenoiserSpec
 from bowerbird.models.transformer import Transformer, TransformerConfig
-from bowerbird.models.unet import UNet, unet_class
+from bowerbird.models.unet import UNet, check_answers, unet_class
 from bowerbird.models.upscaler import Upscaler, UpscalerConfig
 from bowerbird.pretrained.autoencoders import open_pretrained_autoencoder
 from bowerbird.pretrained.configs import class_arguments, read_config
@@ -191,6 +191,8 @@ def open_model_folder(folder: Path, manifest: Manifest | None = None) -> Model:
             raise ModelError(f"the manifest of {str(folder)!r} tells of other latents than its autoencoder makes. Use another copy.")
         space = LatentSpace(autoencoder, manifest.latents.mean, manifest.latents.std)
     channels, patch = (network.config.channels, network.config.patch) if isinstance(network, Transformer) else (network.channels, 1)
+    if isinstance(network, UNet):
+        check_answers(lambda: unet_class()(**network.network.config), shape[1:], str(folder))
     if channels != shape[0] or shape[1] % patch or shape[2] % patch:
         raise ModelError(f"the manifest of {str(folder)!r} tells of samples {shape}, which its network cannot take. Use another copy.")
     return Model(Denoiser(network, manifest.denoiser).eval(), space, _open_conditions(folder, manifest), manifest.sampling, about)

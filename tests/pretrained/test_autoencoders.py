@@ -239,3 +239,15 @@ def test_a_bare_latent_unet_is_told_its_autoencoder(tiny: Any, folders: Any, tmp
     assert np.abs(painted(painter, sampler="ddim") - theirs(model, tiny("sd15").networks["vae"])).max() < 2
     with pytest.raises(ModelError, match="autoencoder of its own"):
         open_model(tiny("sd15").folder, CPU, Opening(autoencoder=str(folders("sd"))))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"scaling_factor": "x"}, {"scaling_factor": 0}, {"shift_factor": [[]]}, {"latents_mean": [1.0]}, {"latents_std": "y"}]
+)
+def test_a_scale_that_is_none_is_refused_in_a_sentence(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    cls, settings = KINDS["sd"][:2]
+    getattr(diffusers, cls)(**settings).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, **wrong}))
+    with pytest.raises(ModelError, match=next(iter(wrong))):
+        open_pretrained_autoencoder(tmp_path)

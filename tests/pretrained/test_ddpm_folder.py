@@ -180,6 +180,7 @@ UNFIT_UNETS: list[tuple[dict[str, Any], str]] = [
     ({"down_block_types": []}, "describes no network"),
     ({"layers_per_block": 100_000}, "beyond any known model"),
     ({"auto_map": {"x": "y"}}, "refused"),
+    ({"downsample_padding": [[]]}, "does not work"),
 ]
 UNFIT_SCHEDULERS: list[tuple[dict[str, Any], str]] = [
     ({"num_train_timesteps": value}, "num_train_timesteps") for value in (0, -1, "abc", None, 10**10, 2.5, [1000], True, float("nan"))

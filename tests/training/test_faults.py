@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -19,8 +20,11 @@ from bowerbird.progress import Progress
 from bowerbird.recipe import FREE_FIELDS, Train, check_recipe, flatten
 from bowerbird.run_folder import CHECKPOINT_MANIFEST, model_of_run, read_run_state
 from bowerbird.storage import seal, verify_folder
+from bowerbird.training.checkpoint import checkpoint_bytes, state_tensors
 from bowerbird.training.optimizer import load_optimizer_tensors, make_optimizers, optimizer_tensors
 from bowerbird.training.resume import start_or_resume
+from bowerbird.training.validation import Best, Validation, takes_the_title
+from bowerbird.weights import load
 from tests.conftest import tiny_recipe
 from tests.disks import FullDisk
 from tests.training.faults import KINDS, damage, plant, writes_of
@@ -174,3 +178,49 @@ def test_moments_of_another_network_are_refused() -> None:
         ):
             with pytest.raises(ModelError, match="Restore the checkpoint"):
                 load_optimizer_tensors(optimizers, others)
+
+
+def test_without_an_intact_checkpoint_nothing_begins_anew(stopped: Path, picture_folder: Path, tmp_path: Path) -> None:
+    """It would delete the model and the record of hours; the way on is named."""
+    run = tmp_path / "run"
+    shutil.copytree(stopped, run)
+    for checkpoint in (run / "checkpoints").iterdir():
+        (checkpoint / "weights.safetensors").write_bytes(b"")
+    before = (run / "metrics.jsonl").read_bytes(), sorted(path.name for path in (run / "models").iterdir())
+    with pytest.raises(RunError, match=r"no checkpoint of .* is intact.*--init"):
+        run_here(picture_folder, run, RECIPE)
+    assert before == ((run / "metrics.jsonl").read_bytes(), sorted(path.name for path in (run / "models").iterdir()))
+    model_of_run(run)
+
+
+def test_a_finished_run_whose_model_is_gone_makes_it_again(picture_folder: Path, tmp_path: Path) -> None:
+    run = run_here(picture_folder, tmp_path / "run", tiny_recipe(train={"pictures": 16}))
+    tensors = load(model_of_run(run)[0] / "transformer/model.safetensors")
+    shutil.rmtree(run / "models")
+    run_here(picture_folder, run, tiny_recipe(train={"pictures": 16}))
+    again = load(model_of_run(run)[0] / "transformer/model.safetensors")
+    assert all(torch.equal(again[name], tensor) for name, tensor in tensors.items())
+
+
+def test_the_room_asked_for_holds_what_a_checkpoint_becomes(picture_folder: Path, tmp_path: Path) -> None:
+    """A new optimizer has no moments yet, and those of AdamW are two more numbers a weight."""
+    run = start_or_resume(setup(tmp_path, RECIPE, open_pictures(picture_folder, RECIPE.data.size)))
+    assert run is not None
+    foreseen = checkpoint_bytes(run.state)
+    loss = run.objective.losses(run.state.model, run.objective.draw(0, 8), slice(None)).sum()
+    loss.backward()
+    run.state.optimizers[0].step()
+    real = sum(tensor.nbytes for file in state_tensors(run.state).values() for tensor in file.values() if tensor.ndim)
+    assert real <= foreseen <= 1.1 * real
+
+
+def test_the_best_is_compared_with_the_best_there_was() -> None:
+    """Snapshots that are each a little worse than the last, within the margin of it, do not lead away step by step."""
+    draw, losses = np.random.default_rng(0), np.ones(1)
+    first = draw.normal(1.0, 0.2, 200)
+    best, taken = Best().with_(Validation(float(first.mean()), first, losses)), []
+    for step in range(1, 21):
+        scores = first + 0.002 * step + draw.normal(0, 0.05, 200)
+        taken.append(takes_the_title(scores, best.scores, seed=0))
+        best = best.with_(Validation(float(scores.mean()), scores, losses))
+    assert taken[0] and not any(taken[10:]) and np.mean(best.scores) <= first.mean()

@@ -5,12 +5,13 @@ diffusers is imported when a U-Net is built, never before; our transformer paint
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from bowerbird.errors import MissingExtraError
+from bowerbird.errors import MissingExtraError, ModelError
 from bowerbird.models.conditioning import Cond
 
 if TYPE_CHECKING:
@@ -47,6 +48,19 @@ def unet_class() -> type[UNet2DModel]:
     except ImportError as error:
         raise MissingExtraError("diffusers", "pretrained") from error
     return UNet2DModel  # type: ignore[no-any-return]
+
+
+def check_answers(build: Callable[[], UNet2DModel], size: tuple[int, int], where: str) -> None:
+    """ModelError for a config that makes a network from which no picture comes: it is asked once, for shapes alone."""
+    try:
+        with torch.device("meta"), torch.inference_mode():
+            network = UNet(build())
+            answer = network(torch.empty(1, network.channels, *size), torch.zeros(1))
+    except Exception as error:  # diffusers and torch raise many kinds for one cause: values that go together in no network
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise ModelError(f"the config of {where!r} describes a network that does not work: {reason}. Use another copy.") from error
+    if answer.shape[2:] != size:
+        raise ModelError(f"the config of {where!r} describes a network that changes the size of pictures. Use another copy.")
 
 
 def unet_config(size: str, size_px: int, channels: int, label_count: int, dropout: float) -> dict[str, Any]:

@@ -109,5 +109,15 @@ def open_pretrained_autoencoder(folder: Path) -> PretrainedAutoencoder:
     place = autoencoder_place(folder)
     if place is None:
         raise ModelError(f"{str(folder)!r} holds no autoencoder that Bowerbird opens: {', '.join(CLASSES)}.")
-    name = str(read_config(place / "config.json")["_class_name"])
+    config = read_config(place / "config.json")
+    name = str(config["_class_name"])
+    for key in ("scaling_factor", "shift_factor", "latents_mean", "latents_std"):
+        values = config[key] if isinstance(config.get(key), list) else [config.get(key)]
+        least = float("-inf") if key in ("shift_factor", "latents_mean") else 0.0
+        numbers = all(isinstance(value, int | float) and least < value < 1e6 for value in values)
+        each = key.startswith("latents") and len(values) != config.get("latent_channels")
+        if config.get(key) is not None and (each or not numbers):
+            raise ModelError(
+                f"the autoencoder in {str(place)!r} sets {key} = {str(config[key])[:60]}, which scales nothing. Use another copy."
+            )
     return PretrainedAutoencoder(open_network(diffusers_classes()[name], place, torch.float32)).eval()

@@ -20,9 +20,9 @@ from bowerbird.errors import ModelError, RequestError
 from bowerbird.models.autoencoder import Autoencoder, LatentSpace
 from bowerbird.models.conditioning import Cond
 from bowerbird.models.denoiser import Betas, Denoiser, DenoiserSpec, Steps
-from bowerbird.models.unet import UNet, unet_class
+from bowerbird.models.unet import UNet, check_answers, unet_class
 from bowerbird.pretrained.autoencoders import PretrainedAutoencoder, autoencoder_place, open_pretrained_autoencoder
-from bowerbird.pretrained.configs import read_config, read_scheduler_config, scheduler_defaults
+from bowerbird.pretrained.configs import class_arguments, read_config, read_scheduler_config, scheduler_defaults
 from bowerbird.pretrained.loading import open_network
 from bowerbird.progress import OnProgress, note
 from bowerbird.request import PaintRequest
@@ -74,6 +74,9 @@ def open_ddpm_folder(
     scheduler = _scheduler_config(folder)
     network: Any = open_network(unet_class(), unet_folder, torch.float32)
     _check_unet(network.config, str(unet_folder))
+    settings = class_arguments(unet_class(), read_config(unet_folder / "config.json"), unet_folder / "config.json")
+    height, width = _sides(network.config.sample_size)
+    check_answers(lambda: unet_class()(**settings), (height, width), str(unet_folder))
     if network.config.out_channels == 2 * network.config.in_channels:
         note(on_progress, f"{str(folder)!r} also predicts its variance; that half of the output is ignored")
     space = _latent_space(folder, network.config.in_channels, autoencoder)
