@@ -114,7 +114,7 @@ def kills(folder: Path) -> dict[str, Any]:
 
     In the end every accepted job has exactly one result, with the picture that was asked for, and the database is sound.
     """
-    server, chance = Server(folder / "home"), random.Random(SEED)
+    server, chance = Server(folder / "home", "--max-waiting", "100"), random.Random(SEED)
     server.start()
     accepted: dict[str, str] = {}  # key -> job
     ending, lock = threading.Event(), threading.Lock()
@@ -154,7 +154,7 @@ def kills(folder: Path) -> dict[str, Any]:
     for thread in threads:
         thread.join()
     queue = Queue(server.home)
-    wait_for(lambda: queue.counts()["queued"] + queue.counts()["running"] == 0, 600)
+    wait_for(lambda: queue.counts()["queued"] + queue.counts()["running"] == 0, 1800)
     assert server.stop() == 0
     states: Counter[str] = Counter()
     for key, job_id in accepted.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from PIL import Image
 
 from bowerbird.errors import BowerbirdError
 from bowerbird.jobs import Catalogue, Job, Queue
+from bowerbird.jobs.asking import paint_request
 from bowerbird.picture_metadata import read_metadata
-from bowerbird.request import read_request
 from bowerbird.studio.form import FOLDED, MOST_AT_ONCE, SIDES, component, fields_of, labels_of
 
 EXAMPLES = ("3D fluent emoji of a red bird", "noto emoji of a birthday cake", "clip art of a sailing boat")
@@ -68,13 +68,13 @@ def paint_tab(queue: Queue, catalogue: Catalogue) -> dict[str, Any]:
             fields |= _from_picture(queue, editor, outward, int(pixels or 0))
             if "image" not in fields:
                 fields.pop("strength", None)
-            request = read_request({**fields, "model": catalogue.find(chosen).where, "prompt": words or "", "count": int(how_many)})
+            request, notes = paint_request(catalogue.find(chosen), words or "", {**fields, "count": int(how_many)})
             (job,) = queue.submit("paint", [request], origin="studio", previews=PREVIEWS)
         except BowerbirdError as error:
             yield _sentence(str(error), "bad"), gr.update(), []
             return
         for now in queue.follow(job.id):
-            yield _progress(now), _results(now) if now.is_over else _preview(now), [now.id]
+            yield _notes(notes) + _progress(now), _results(now) if now.is_over else _preview(now), [now.id]
 
     def cancel(ids: list[str]) -> None:
         for job_id in ids:
@@ -118,8 +118,12 @@ def _sentence(words: str, kind: str = "") -> str:
     return f'<p class="sentence {kind}" role="status">{html.escape(words)}</p>'
 
 
+def _notes(notes: Iterable[str]) -> str:
+    return "".join(_sentence(words, "note") for words in notes)
+
+
 def _progress(job: Job) -> str:
-    notes = "".join(_sentence(words, "note") for words in job.notes)
+    notes = _notes(job.notes)
     if job.error is not None:
         return _sentence(job.error.message, "bad") + notes
     if job.state == "cancelled":

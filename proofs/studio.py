@@ -1,0 +1,352 @@
+"""The proof that the Studio works by clicks alone: a browser that paints, trains on a folder, judges, paints from what it trained.
+
+Writes proof/studio.json, prints a table, and makes the pictures of docs/studio.md.  `make prove-studio`, about eight minutes on two
+cores.  It needs playwright (`pip install playwright`) and a Chromium; without one it says so and proves nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+from PIL import Image, ImageChops
+
+from bowerbird.jobs import Job, Queue
+
+ROOT = Path(__file__).parents[1]
+PICTURES = ROOT / "docs/pictures"
+BIRDS = ROOT / "examples/birds"
+TRAIN_HOURS = "0.03"
+DESKTOP, PHONE = (1280, 900), (390, 844)
+
+
+@contextlib.contextmanager
+def studio(home: Path) -> Iterator[tuple[str, float]]:
+    """`bowerbird studio` on this queue: its address, and the seconds until it answered at all."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "bowerbird", "--device", "cpu", "studio", "--no-browser", "--port", str(port), "--home", str(home)]
+    home.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    with (home / "studio.log").open("ab") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            assert process.poll() is None and time.monotonic() - began < 120, (home / "studio.log").read_text()
+            time.sleep(0.02)
+        yield f"http://127.0.0.1:{port}", time.monotonic() - began
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0, "SIGTERM ends the Studio quietly"
+
+
+class Visitor:
+    """One person at one page.  Counts what hands do: clicks, keys pressed together, fields written in."""
+
+    def __init__(self, page: Any, queue: Queue) -> None:
+        self.page, self.queue = page, queue
+        self.clicks = self.fields = 0
+
+    def click(self, target: Any) -> None:
+        target.click()
+        self.clicks += 1
+
+    def write(self, target: Any, words: str) -> None:
+        target.fill(words)
+        self.fields += 1
+
+    def tab(self, name: str) -> None:
+        self.click(self.page.get_by_role("tab", name=name))
+
+    def button(self, name: str) -> Any:
+        return self.page.get_by_role("button", name=name, exact=True).locator("visible=true").first
+
+    def choose(self, label: str, option: str) -> None:
+        """One of a list, found by the beginning of its words."""
+        self.click(self.page.get_by_label(label, exact=True).locator("visible=true").first)
+        self.click(self.page.locator("[role=option]:visible", has_text=option).first)
+
+    def newest(self, kind: str) -> Job:
+        return self.queue.jobs(kinds=(kind,), limit=1)[0]  # type: ignore[arg-type]
+
+    def done(self, kind: str, others: int, seconds: float = 120) -> Job:
+        """The job of that kind that came after so many others, once it is over."""
+        end = time.monotonic() + seconds
+        while len(self.queue.jobs(kinds=(kind,))) <= others or not self.newest(kind).is_over:  # type: ignore[arg-type]
+            assert time.monotonic() < end, f"no {kind} was done within {seconds:.0f} s"
+            self.page.wait_for_timeout(100)
+        job = self.newest(kind)
+        assert job.state == "done", job.error
+        return job
+
+    def shows(self, job: Job) -> None:
+        """The page has every picture of the job, loaded."""
+        for number in range(len(job.paths)):
+            image = self.page.locator(f'img[src^="/pictures/{job.id}/{number}"]').locator("visible=true").first
+            image.wait_for()
+            self.page.wait_for_function("image => image.complete && image.naturalWidth > 0", arg=image.element_handle())
+
+    def photograph(self, name: str) -> None:
+        """The page as a picture of docs/studio.md."""
+        with tempfile.TemporaryDirectory() as temporary:
+            self.page.screenshot(path=f"{temporary}/page.png")
+            with Image.open(f"{temporary}/page.png") as picture:
+                whole = picture.convert("RGB")
+        width = min(900, whole.width)
+        whole.resize((width, whole.height * width // whole.width), Image.Resampling.LANCZOS).save(PICTURES / name, quality=80, method=6)
+
+
+def opened(visitor: Visitor, address: str) -> None:
+    visitor.page.goto(f"{address}/")
+    usable(visitor)
+
+
+def usable(visitor: Visitor) -> None:
+    """The page has come, and what it loads on its own has been filled in."""
+    visitor.page.wait_for_selector("#prompt textarea", timeout=120_000)
+    visitor.page.wait_for_function("document.querySelectorAll('.examples button').length > 0")
+    visitor.page.wait_for_timeout(1500)  # settings that the browser remembers
+
+
+def first_picture(visitor: Visitor) -> dict[str, Any]:
+    """From nothing to a kept picture: an example and the button; or words and Ctrl+Enter."""
+    page = visitor.page
+    visitor.clicks = 0
+    visitor.click(page.get_by_role("button", name="noto emoji of a birthday cake"))
+    page.wait_for_function("document.querySelector('#prompt textarea').value.includes('cake')")
+    visitor.click(page.locator("#paint"))
+    began = time.monotonic()
+    job = visitor.done("paint", 0)
+    visitor.shows(job)
+    figures = {"clicks to a kept picture": visitor.clicks, "s to four pictures, model opened": round(time.monotonic() - began, 1)}
+    assert job.request["prompt"] == "noto emoji of a birthday cake" and len(job.paths) == 4
+
+    visitor.write(page.locator("#prompt textarea"), "clip art of a sailing boat")
+    page.keyboard.press("Control+Enter")
+    began = time.monotonic()
+    job = visitor.done("paint", 1)
+    visitor.shows(job)
+    figures["s to four pictures"] = round(time.monotonic() - began, 1)
+    assert job.request["prompt"] == "clip art of a sailing boat"
+    visitor.photograph("studio-paint.webp")
+    return figures
+
+
+def settings(visitor: Visitor) -> dict[str, Any]:
+    """What is chosen reaches the request; what cannot be gets a sentence; the browser remembers."""
+    page = visitor.page
+    visitor.click(page.get_by_text("More settings"))
+    steps = page.get_by_label("steps")
+    visitor.write(steps, "none")
+    before = len(visitor.queue.jobs(kinds=("paint",)))
+    visitor.click(page.locator("#paint"))
+    said = page.locator("#said .bad")
+    said.wait_for()
+    assert "steps" in said.inner_text() and len(visitor.queue.jobs(kinds=("paint",))) == before
+    visitor.write(steps, "9")
+    visitor.choose("then", "upscaler")
+    page.keyboard.press("Escape")
+    visitor.click(page.locator("#paint"))
+    job = visitor.done("paint", before)
+    with Image.open(job.paths[0]) as picture:
+        assert job.request["steps"] == 9 and picture.size == (256, 256)
+    page.reload()
+    usable(visitor)
+    visitor.click(page.get_by_text("More settings"))
+    steps.wait_for()
+    page.wait_for_function("input => input.value === '9'", arg=steps.element_handle())
+    visitor.write(steps, "")
+    page.get_by_label("then", exact=True).locator("visible=true").first.press("Backspace")  # takes the last choice away
+    page.keyboard.press("Escape")
+    page.wait_for_timeout(1000)
+    return {"an impossible value": "a sentence, nothing queued", "upscaled to": "256x256", "after a reload": "remembered"}
+
+
+def painted_anew(visitor: Visitor) -> dict[str, Any]:
+    """A picture dropped, a part of it brushed over: that part alone changes."""
+    page = visitor.page
+    source = Image.open(visitor.newest("paint").paths[0]).convert("RGB").resize((256, 256))
+    with tempfile.TemporaryDirectory() as temporary:
+        source.save(f"{temporary}/mine.png")
+        page.reload()
+        usable(visitor)
+        visitor.click(page.get_by_text("From a picture"))
+        page.locator("input[type=file]").first.wait_for(state="attached")
+        page.locator("input[type=file]").first.set_input_files(f"{temporary}/mine.png")
+        page.wait_for_timeout(2500)
+    canvas = page.locator("canvas").first
+    box = canvas.bounding_box()
+    brush = page.get_by_label("Brush").first
+    if brush.count():
+        visitor.click(brush)
+    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(*middle)
+    page.mouse.down()
+    page.mouse.move(middle[0] + 25, middle[1] + 15, steps=8)
+    page.mouse.up()
+    page.wait_for_timeout(1500)
+    visitor.clicks += 1
+    before = len(visitor.queue.jobs(kinds=("paint",)))
+    visitor.write(page.locator("#prompt textarea"), "a red heart")
+    visitor.click(page.locator("#paint"))
+    job = visitor.done("paint", before)
+    mask = Image.open(job.request["mask"]).convert("L")
+    share = sum(mask.histogram()[128:]) / (mask.width * mask.height)
+    kept = Image.open(job.request["image"]).convert("RGB")
+    result = Image.open(job.paths[0]).convert("RGB")
+    outside = ImageChops.invert(mask.resize(result.size)).point(lambda value: 255 if value == 255 else 0)
+    difference = ImageChops.difference(result, kept.resize(result.size))
+    changed = int(np.asarray(Image.composite(difference, Image.new("RGB", result.size), outside)).max())
+    assert 0 < share < 0.5 and changed == 0, (share, changed)
+    page.screenshot(path="proof/studio-mask.png")
+    return {"share of the picture brushed over": round(share, 3), "largest change outside it, of 255": changed}
+
+
+def trained(visitor: Visitor) -> dict[str, Any]:
+    """A folder, a recipe, a budget: a model, a judgement, a picture from it, by clicks and two fields."""
+    page = visitor.page
+    visitor.clicks = visitor.fields = 0
+    visitor.tab("Train")
+    visitor.write(page.locator("#folder textarea, #folder input").first, str(BIRDS))
+    visitor.click(visitor.button("Look through"))
+    page.locator("pre.told").wait_for(timeout=60_000)
+    visitor.write(page.get_by_label("hours"), TRAIN_HOURS)
+    page.keyboard.press("Tab")
+    began = time.monotonic()
+    visitor.click(page.locator("#train"))
+    grid = page.locator('img[alt="grid of the run"]')
+    grid.wait_for(timeout=300_000)
+    visitor.photograph("studio-train.webp")
+    job = visitor.done("train", 0, 600)
+    took = time.monotonic() - began
+    name = Path(str(job.request["out"])).name
+    visitor.tab("Paint")
+    page.wait_for_timeout(1500)
+    visitor.choose("model", name)
+    before = len(visitor.queue.jobs(kinds=("paint",)))
+    visitor.click(page.locator("#paint"))
+    painted = visitor.done("paint", before)
+    visitor.shows(painted)
+    assert Path(str(painted.request["model"])).name == name
+    figures = {"clicks to a picture from one's own model": visitor.clicks, "fields written": visitor.fields, "s of training": round(took)}
+    visitor.tab("Train")
+    visitor.click(visitor.button("Judge"))
+    visitor.done("evaluate", 0, 400)
+    report = page.locator('a[href$="report.html"]', has_text="closest pairs")
+    report.wait_for(timeout=20_000)
+    answer = page.request.get(page.url.split("/studio")[0] + report.get_attribute("href"))
+    assert answer.ok and "KID" in answer.text()
+    return {**figures, "judged": "with its closest pairs"}
+
+
+def gallery(visitor: Visitor) -> dict[str, Any]:
+    """Search, choose by a click, compare, take the settings, throw away."""
+    page = visitor.page
+    visitor.tab("Gallery")
+    tiles = page.locator(".tiles.small figure")
+    tiles.first.wait_for()
+    everything = tiles.count()
+    visitor.write(page.get_by_label("search"), "sailing boat")
+    page.wait_for_function("count => document.querySelectorAll('.tiles.small figure').length < count", arg=everything)
+    found = tiles.count()
+    job_id = tiles.first.get_attribute("data-job")
+    visitor.write(page.get_by_label("search"), "")
+    page.wait_for_function("count => document.querySelectorAll('.tiles.small figure').length === count", arg=everything)
+    visitor.click(page.locator(f'.tiles.small figure[data-job="{job_id}"]').first)
+    page.locator("table.told:visible", has_text="sailing boat").first.wait_for()
+    page.locator(".tiles.small figure").last.click(modifiers=["Shift"])
+    page.wait_for_function("document.querySelectorAll('table.told').length >= 2")
+    visitor.photograph("studio-gallery.webp")
+    visitor.click(visitor.button("Use its settings"))
+    page.wait_for_timeout(1000)
+    visitor.tab("Paint")
+    page.wait_for_function("document.querySelector('#prompt textarea').value === 'clip art of a sailing boat'")
+    visitor.tab("Gallery")
+    page.wait_for_timeout(500)
+    visitor.click(visitor.button("Into the bin"))
+    page.wait_for_function("count => document.querySelectorAll('.tiles.small figure').length < count", arg=everything)
+    assert (visitor.queue.home / "bin" / str(job_id)).is_dir()
+    return {"pictures": everything, "found by two words": found, "thrown into the bin": "moved, not deleted"}
+
+
+def phone(visitor: Visitor) -> dict[str, Any]:
+    """Nothing sticks out at a phone's width, on any tab, light or dark."""
+    page, tabs = visitor.page, ("Paint", "Gallery", "Train", "Queue", "Models")
+    page.set_viewport_size({"width": PHONE[0], "height": PHONE[1]})
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        for name in tabs:
+            if not page.get_by_role("tab", name=name).is_visible():  # the tabs that have no room are behind a button
+                page.locator(".overflow-menu button").first.click()
+            page.get_by_role("tab", name=name).or_(page.get_by_role("button", name=name, exact=True)).locator("visible=true").first.click()
+            page.wait_for_timeout(1200)
+            wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+            page.screenshot(path=f"proof/studio-{scheme}-{name.lower()}.png")
+            assert wide <= 0, f"{name} sticks out by {wide} px"
+    return {"tabs at 390 px": len(tabs), "sticking out": 0}
+
+
+def main() -> None:
+    from playwright.sync_api import sync_playwright
+
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        sys.exit("no Chromium was found; install one and run this again.")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    document: dict[str, Any] = {"python": platform.python_version(), "parts": {}}
+    Path("proof").mkdir(exist_ok=True)
+
+    def told(part: str, figures: dict[str, Any]) -> None:
+        document["parts"][part] = figures
+        print(f"{part:12} {', '.join(f'{key} {value}' for key, value in figures.items())}", flush=True)
+
+    asked_for: set[str] = set()
+    with tempfile.TemporaryDirectory() as temporary, sync_playwright() as playwright:
+        home = Path(temporary) / "home"
+        chromium = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
+        context = chromium.new_context(viewport={"width": DESKTOP[0], "height": DESKTOP[1]})
+        context.on("request", lambda request: asked_for.add(str(urlsplit(request.url).hostname)))
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        began = time.monotonic()
+        with studio(home) as (address, answered):
+            visitor = Visitor(page, Queue(home))
+            opened(visitor, address)
+            told("start", {"s to an answer": round(answered, 1), "s to a usable page": round(time.monotonic() - began - 1.5, 1)})
+            for part in (first_picture, settings, painted_anew, trained, gallery):
+                try:
+                    told(part.__name__.replace("_", " "), part(visitor))
+                except BaseException:
+                    page.screenshot(path="proof/studio-failed.png", full_page=True)
+                    raise
+        with studio(home) as (address, _):
+            opened(visitor, address)
+            visitor.tab("Gallery")
+            page.locator(".tiles.small figure").first.wait_for()
+            told("restart", {"pictures still there": page.locator(".tiles.small figure").count()})
+            told("phone", phone(visitor))
+        chromium.close()
+    told("network", {"hosts asked for": sorted(host for host in asked_for if host != "None")})
+    assert asked_for <= {"127.0.0.1", "None"}, asked_for
+    Path("proof/studio.json").write_text(json.dumps(document, indent=1))
+
+
+if __name__ == "__main__":
+    main()
