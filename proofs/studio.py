@@ -54,7 +54,7 @@ def studio(home: Path) -> Iterator[tuple[str, float]]:
         yield f"http://127.0.0.1:{port}", time.monotonic() - began
     finally:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0, "SIGTERM ends the Studio quietly"
+        assert process.wait(120) == 0, "SIGTERM ends the Studio quietly"
 
 
 class Visitor:
@@ -248,9 +248,9 @@ def trained(visitor: Visitor) -> dict[str, Any]:
     figures = {"clicks to a picture from one's own model": visitor.clicks, "fields written": visitor.fields, "s of training": round(took)}
     visitor.tab("Train")
     visitor.click(visitor.button("Judge"))
-    visitor.done("evaluate", 0, 400)
+    visitor.done("evaluate", 0, 600)
     report = page.locator('a[href$="report.html"]', has_text="closest pairs")
-    report.wait_for(timeout=20_000)
+    report.wait_for()
     answer = page.request.get(page.url.split("/studio")[0] + report.get_attribute("href"))
     assert answer.ok and "KID" in answer.text()
     return {**figures, "judged": "with its closest pairs"}
@@ -324,7 +324,7 @@ def main() -> None:
         context = chromium.new_context(viewport={"width": DESKTOP[0], "height": DESKTOP[1]})
         context.on("request", lambda request: asked_for.add(str(urlsplit(request.url).hostname)))
         page = context.new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(60_000)
         began = time.monotonic()
         with studio(home) as (address, answered):
             visitor = Visitor(page, Queue(home))

@@ -254,6 +254,6 @@ class Watch:
             promised_hours, self.promised_hours = self.promised_hours, None
             note(
                 self.run.on_progress,
-                f"slower than forecast: at this pace the run takes {hours:.2f} h, not {promised_hours:.2f} h. "
+                f"slower than forecast: at this pace the run takes {60 * hours:.1f} minutes, not {60 * promised_hours:.1f}. "
                 "It goes on; stop it and resume when the machine is free, or ask for fewer pictures.",
             )
