@@ -5,7 +5,8 @@ VENV   := .venv
 RUN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo demo-scratch test test-lowest lint clean prove-copies prove-data prove-files prove-pickles prove-resume prove-serve prove-text
+.PHONY: demo demo-scratch test test-lowest lint clean
+.PHONY: prove-copies prove-data prove-files prove-pickles prove-resume prove-serve prove-studio prove-text
 
 # ---------------------------------------------------------------- set-up
 
@@ -73,6 +74,10 @@ prove-resume: $(READY)
 
 prove-serve: $(READY)
 	$(RUN)/python proofs/serve.py
+
+prove-studio: $(READY)
+	$(RUN)/pip install --quiet playwright
+	$(RUN)/python proofs/studio.py
 
 prove-text: $(READY)
 	$(RUN)/python proofs/text.py
