@@ -7,7 +7,7 @@ from bowerbird.diffusion.prediction import PREDICTIONS, add_noise
 from bowerbird.generate import open_autoencoder
 from bowerbird.models.denoiser import Denoiser, DenoiserSpec
 from bowerbird.recipe import built_in_recipes, read_recipe
-from bowerbird.training.build import build_denoiser, levels_of
+from bowerbird.training.build import TRAINED, build_denoiser, levels_of
 from tests.conftest import tiny_recipe
 
 UNIT = DenoiserSpec(prediction="x0", time="log-sigma", sigma_min=0.002, sigma_max=80, sigma_data=0.5, sample_shape=(3, 16, 16))
@@ -102,3 +102,11 @@ def test_the_first_noise_drowns_even_the_brightness_of_a_picture(name: str) -> N
     side = recipe.data.size // factor
     spec = build_denoiser(recipe, (3, side, side)).spec
     assert spec.sigma_max / side > 0.8
+
+
+@pytest.mark.parametrize("noise_levels", ["log-normal", "logit-normal"])
+def test_no_draw_leaves_the_levels_that_training_covers(noise_levels: str) -> None:
+    """One picture with ten times the noise ever seen cost as much as thousands of others."""
+    recipe = read_recipe("latent-64", [f"diffusion.noise_levels={noise_levels}", "diffusion.prediction=x0"])
+    lowest, highest = levels_of(recipe)(torch.tensor([1e-6, 1 - 1e-6], dtype=torch.float64)).log().tolist()
+    assert highest - lowest == pytest.approx(2 * TRAINED * recipe.diffusion.scale)

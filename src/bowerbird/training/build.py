@@ -17,6 +17,9 @@ from bowerbird.models.upscaler import Upscaler, UpscalerConfig
 from bowerbird.recipe import Recipe
 
 REACH = 2.5  # sampling walks this many standard deviations of the noise levels of training: beyond, the network was hardly asked
+# Training looks a little further.  A normal distribution has no end: four pictures in a million would come with ten times the noise that
+# the network ever saw, and the error of a single one outweighs thousands of others in the gradient and in the optimizer's averages.
+TRAINED = 3.0
 SIGMA_DATA_PIXELS = 0.5
 
 
@@ -60,8 +63,11 @@ def levels_of(recipe: Recipe) -> NoiseLevels:
     if words.noise_levels == "uniform-t":
         return uniform_t(Betas(kind=words.betas).schedule())
     if words.noise_levels == "log-normal":
-        return log_normal(words.location, words.scale)
-    return logit_normal(words.location, words.scale, words.shift)
+        levels = log_normal(words.location, words.scale)
+    else:
+        levels = logit_normal(words.location, words.scale, words.shift)
+    lowest, highest = torch.special.ndtr(torch.tensor([-TRAINED, TRAINED], dtype=torch.float64)).tolist()
+    return lambda u: levels(u.clamp(lowest, highest))
 
 
 def build_autoencoder(recipe: Recipe) -> ConvAutoencoder:
