@@ -41,7 +41,7 @@ from bowerbird.storage import verify_folder
 from bowerbird.training.checkpoint import read_provenance
 
 SEED = 0
-KILLS, FAULTS, SIGNALS, FAST_KILLS = 200, 50, 50, 24
+KILLS, FAULTS, SIGNALS, FAST_KILLS = 200, 50, 50, 12
 FAST = {"dropout": 0.1, "precision": "bf16", "compile": "always"}  # what a long run has on a processor that multiplies bf16
 
 
