@@ -51,6 +51,7 @@ def main() -> None:
     run.add_argument("--steps", type=int, help="sampling steps; by default the entrant's own")
     run.add_argument("--network", default="small", help="speed, startup: which U-Net")
     run.add_argument("--before", type=Path, help="steps: a checkout of another Bowerbird to compare with")
+    run.add_argument("--threads", type=int, help="steps: of one row alone; by default one thread and then all")
     run.add_argument("--upscaler", action="append", default=[], help="upscaling: NAME=MODEL; may be repeated")
     run.add_argument("--sheet", type=Path, help="upscaling: where a sheet to look at goes")
     run.add_argument("--work", type=Path, default=Path("runs/benchmarks"), help="where models and reports go")

@@ -155,7 +155,8 @@ def _steps(records: list[Record]) -> list[str]:
             share = gflops / r["multiplied"]["bf16" if "bf16" in row["way"] else "fp32"]
             rates = (row["pictures_per_second"], row["per_cpu_second"], gflops)
             cells = (*(f"{rate:.0f}" for rate in rates), f"{share:.0%}", *(f"{ratio:.2f}" for ratio in ratios))
-            rows.append((r["recipe"], row["batch"], row["threads"], row["way"], *cells))
+            way = f"before ({r['before']})" if row["way"] == "before" else row["way"]
+            rows.append((r["recipe"], row["batch"], row["threads"], way, *cells))
     head = ("recipe", "batch", "threads", "", "pictures/s", "a second of one core", "GFLOP/s of one core", "of what it multiplies")
     return _section("Training pictures a second, by how an update computes", (*head, "ratio by the clock", "of one core"), rows)
 

@@ -64,17 +64,25 @@ class Trainer:
 def pictures_a_second(options: argparse.Namespace) -> dict[str, Any]:
     """Every way, and the other checkout as it is, on one thread and on all: pictures a second, and of a second of one core."""
     bench = prepare(options.pictures, options.splits, options.size, options.work)
-    name, threads = options.variant or "latent-64", sorted({1, len(os.sched_getaffinity(0))})
+    name = options.variant or "latent-64"
+    threads = [options.threads] if options.threads else sorted({1, len(os.sched_getaffinity(0))})
     recipe = read_recipe(name, [LENGTH, "train.compile=never"])
     flops = forecast(bench.folder, recipe, Budget(), device=choose_device("cpu")).flops_per_picture
     return {
         "name": f"steps-{name}",
         "recipe": name,
+        "before": _commit(options.before) if options.before else "",
         "updates": UPDATES * ROUNDS,
         "flops_per_picture": flops,
         "multiplied": {"fp32": core_gflops(torch.float32), "bf16": core_gflops(torch.bfloat16)},
         "rows": [row for count in threads for row in _in_turns(bench.folder, name, count, options)],
     }
+
+
+def _commit(checkout: Path) -> str:
+    return subprocess.run(
+        ["git", "-C", str(checkout), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def core_gflops(dtype: torch.dtype) -> float:
