@@ -65,9 +65,10 @@ def open_place(place: Place, device: torch.device, opening: Opening | None = Non
             place.where, device, opening.dtype, opening.family, opening.prediction, opening.offline, opening.ask
         )
     if place.manifest is not None and place.manifest.kind == "lora":
-        base = locate(str(place.manifest.training["recipe"]["tune"]["model"]), opening, on_progress)
-        painter = open_place(base, device, opening, on_progress)
-        assert isinstance(painter, pretrained.PretrainedPainter), "a LoRA is made for nothing else"
+        base = locate(place.manifest.base, opening, on_progress)
+        painter = open_place(base, device, opening, on_progress) if base.what == "pretrained" else None
+        if not isinstance(painter, pretrained.PretrainedPainter):
+            raise ModelError(f"{place.where!r} is a LoRA for {base.where!r}, which is no Stable Diffusion. Use another copy.")
         return painter.with_lora(place.where, place.path / LORA)
     if not place.paints:
         raise ModelError(

@@ -88,10 +88,19 @@ class Manifest(About):
     sampling: SamplingDefaults | None = None
     files: dict[str, Any] = {}
 
+    @property
+    def base(self) -> str:
+        """The model that was tuned to make this one; '' where it began at random."""
+        recipe = self.training.get("recipe")
+        tune = recipe.get("tune") if isinstance(recipe, dict) else None
+        return str(tune.get("model") or "") if isinstance(tune, dict) else ""
+
     @model_validator(mode="after")
     def _whole(self) -> Manifest:
         if (self.denoiser is None) != (self.kind in ("autoencoder", "upscaler", "lora")):
             raise ValueError("an autoencoder, upscaler or LoRA has no denoiser, and everything else has one")
+        if self.kind == "lora" and not self.base:
+            raise ValueError("a LoRA says which model it is for: training.recipe.tune.model is missing")
         if self.denoiser is not None and self.sampling is None:
             raise ValueError("what paints says how: sampling is missing")
         return self

@@ -16,13 +16,14 @@ from bowerbird.data.pictures import open_pictures
 from bowerbird.errors import BowerbirdError, ModelError, PictureFolderError, RecipeError, RunError, Stopped
 from bowerbird.generate import open_model
 from bowerbird.locate import locate
-from bowerbird.model_folder import LORA, About
+from bowerbird.model_folder import LORA, About, Model, save_model
 from bowerbird.pretrained import open_pretrained, recognise
 from bowerbird.pretrained.adapters import AdaptedUNet, adapted
 from bowerbird.pretrained.loading import load_parts
 from bowerbird.recipe import Recipe
 from bowerbird.request import Lora, PaintRequest
 from bowerbird.run_folder import model_of_run
+from bowerbird.storage import Disk
 from bowerbird.training import train
 from bowerbird.training.base import tuning_recipe
 from bowerbird.training.objectives import choose_objective
@@ -206,6 +207,18 @@ def test_what_cannot_be_is_one_sentence(tiny: Any, run: Path, picture_folder: Pa
             tuning_recipe(locate(tiny(name).folder), [])
     with pytest.raises(ModelError, match=r"is a LoRA. Tune the model it is for"):
         tuning_recipe(locate(run), [])
+
+
+@pytest.mark.parametrize("base", ["starter", "itself"])
+def test_a_lora_folder_that_names_no_stable_diffusion(run: Path, tmp_path: Path, base: str) -> None:
+    """A folder from somebody else may name anything as its base."""
+    folder, manifest = model_of_run(run)
+    out = tmp_path / "theirs"
+    recipe = {**manifest.training["recipe"], "tune": {"model": str(out) if base == "itself" else base}}
+    about = About(training={**manifest.training, "recipe": recipe})
+    save_model(Disk(), out, Model(None, about=about, lora=(folder / LORA).read_bytes()), (folder / "samples.png").read_bytes())
+    with pytest.raises(ModelError, match="is no Stable Diffusion"):
+        open_model(out, CPU)
 
 
 def test_three_pictures_are_enough_to_begin(tiny: Any, picture_folder: Path, tmp_path: Path) -> None:

@@ -43,8 +43,9 @@ def tuning_recipe(place: Place, settings: Sequence[str]) -> Recipe:
     if place.manifest is None:
         raise _not_ours(place)
     if place.manifest.kind == "lora":
-        base = place.manifest.training["recipe"]["tune"]["model"]
-        raise ModelError(f"{place.where!r} is a LoRA. Tune the model it is for, {base!r}, or go on with its run: the same --out, longer.")
+        raise ModelError(
+            f"{place.where!r} is a LoRA. Tune the model it is for, {place.manifest.base!r}, or go on with its run: the same --out, longer."
+        )
     told = place.manifest.training.get("recipe")
     if not isinstance(told, dict):
         raise ModelError(
