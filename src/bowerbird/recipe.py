@@ -110,7 +110,7 @@ class Lora(Section):
         "attention", description="which weights they stand beside: those of attention, or all of the transformer blocks"
     )
     trigger: str = Field("", max_length=80, description="a rare word for your pictures, before each caption, or alone where there is none")
-    recompute: bool = Field(False, description="do the forward pass twice: a third slower, and a fraction of the memory (checkpointing)")
+    recompute: bool = Field(False, description="do the forward pass twice: slower, and less memory (gradient checkpointing)")
 
 
 class Condition(Section):
