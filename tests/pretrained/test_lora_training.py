@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from bowerbird.cli.paint import _read_lora
 from bowerbird.data.pictures import open_pictures
-from bowerbird.errors import BowerbirdError, ModelError, PictureFolderError, RecipeError, RunError, Stopped
+from bowerbird.errors import BowerbirdError, ModelError, PictureFolderError, RecipeError, RequestError, RunError, Stopped
 from bowerbird.generate import open_model
 from bowerbird.locate import locate
 from bowerbird.model_folder import LORA, About, Model, save_model
@@ -207,6 +208,12 @@ def test_what_cannot_be_is_one_sentence(tiny: Any, run: Path, picture_folder: Pa
             tuning_recipe(locate(tiny(name).folder), [])
     with pytest.raises(ModelError, match=r"is a LoRA. Tune the model it is for"):
         tuning_recipe(locate(run), [])
+
+
+def test_the_command_line_takes_a_run_for_its_lora(run: Path, tiny: Any) -> None:
+    assert _read_lora(f"{run}:0.5") == {"file": model_of_run(run)[0] / LORA, "weight": 0.5}
+    with pytest.raises(RequestError, match="is a model, no LoRA"):
+        _read_lora(str(tiny("sd15").folder))
 
 
 @pytest.mark.parametrize("base", ["starter", "itself"])

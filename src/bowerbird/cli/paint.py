@@ -289,7 +289,12 @@ def _read_lora(text: str) -> dict[str, Any]:
         from bowerbird.locate import locate
         from bowerbird.model_folder import LORA
 
-        asked["file"] = locate(asked["file"]).path / LORA
+        place = locate(asked["file"])
+        if place.manifest is None or place.manifest.kind != "lora":
+            raise RequestError(
+                f"--lora {asked['file']!r} is a model, no LoRA. Give a .safetensors file, or a run of `bowerbird tune` that made one."
+            )
+        asked["file"] = place.path / LORA
     return asked
 
 
