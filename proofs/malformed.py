@@ -16,6 +16,7 @@ import io
 import itertools
 import json
 import os
+import re
 import resource
 import shutil
 import sys
@@ -127,6 +128,8 @@ def met(kind: Kind, tally: Tally, data: bytes | None, allowed: set[str]) -> set[
             try:
                 work()
             except BowerbirdError:
+                if data is None:
+                    raise
                 refused = True
             except Exception as error:
                 if data is None:
@@ -425,7 +428,9 @@ def settings_and_requests(home: Path) -> Iterator[tuple[str, Kind]]:
     (own / "wildcards").mkdir()
     os.environ["BOWERBIRD_CONFIG"] = str(own)
     ours = ROOT / "src/bowerbird/prompts"
-    styled = command("generate", model, "--style", "mine", "--preset", "mine", "--speed", "mine", "--steps", 1, "--out", home / "out")
+    styled = command(
+        "generate", "starter", "a bird", "--style", "mine", "--preset", "mine", "--speed", "mine", "--steps", 1, "--out", home / "out"
+    )
     tables = {
         "styles/mine.toml": b'[mine]\nprompt = "a drawing of {prompt}"\nnegative = "rain"\n',
         "presets.toml": b'[mine]\nabout = "mine"\nguidance = 1.0\nsampler = "ddim"\nstyles = ["mine"]\n',
@@ -436,7 +441,7 @@ def settings_and_requests(home: Path) -> Iterator[tuple[str, Kind]]:
     for name in tables:
         yield f"a user's {name}", Kind(own / name, (command("styles"), styled), inside, broken_toml)
     (own / "wildcards/mine.txt").write_bytes(b"# mine\nred\n{a|b}\n__mine__\n")
-    worded = command("generate", model, "a __mine__ bird", "--steps", 1, "--out", home / "out")
+    worded = command("generate", "starter", "a __mine__ bird", "--steps", 1, "--out", home / "out")
     yield "a word list", Kind(own / "wildcards/mine.txt", (worded,), inside, share=0.25)
 
     asked: dict[str, dict[str, Any]] = {
@@ -615,7 +620,7 @@ def main() -> None:
     options.add_argument(
         "--count", type=int, default=2000, help="broken files of each kind; a tenth of those that paint or train each time"
     )
-    options.add_argument("--only", default="", help="kinds whose name holds this")
+    options.add_argument("--only", default="", help="a regular expression: kinds whose name it finds")
     chosen = options.parse_args()
     torch.set_num_threads(1)
     proof = ROOT / "proof"
@@ -629,7 +634,7 @@ def main() -> None:
             tempfile.tempdir = str(home)  # what the commands make for themselves is told from what they are led to
             os.environ["BOWERBIRD_CONFIG"] = str(home / "no-config")
             for number, (name, kind) in enumerate(group(home)):
-                if chosen.only not in name:
+                if not re.search(chosen.only, name):
                     continue
                 tally = prove(kind, chosen.count, number)
                 kinds[name] = {

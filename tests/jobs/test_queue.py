@@ -206,6 +206,20 @@ def test_a_damaged_queue_is_said_in_a_sentence(queue: Queue) -> None:
         Queue(queue.home)
 
 
+def test_a_queue_that_is_damaged_in_its_middle_is_told_when_it_is_opened(queue: Queue) -> None:
+    """Its first page alone would open."""
+    queue.submit("paint", [PaintRequest(prompt="x" * 2_000) for _ in range(40)])
+    queue._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    file = queue.home / "queue.sqlite"
+    data = bytearray(file.read_bytes())
+    data[4096 * 3 :] = b"\xff" * (len(data) - 4096 * 3)
+    other = queue.home / "other"
+    other.mkdir()
+    (other / "queue.sqlite").write_bytes(data)
+    with pytest.raises(ResourceError, match="cannot be"):
+        Queue(other)
+
+
 def test_the_queue_is_durable_before_it_answers(queue: Queue) -> None:
     """WAL with FULL is what makes `submit` a promise; both are connection settings that are easily lost."""
     assert queue._db.execute("PRAGMA journal_mode").fetchone()[0] == "wal"

@@ -88,6 +88,8 @@ class Queue:
         for folder in (self.home, self.home / "jobs", self.home / "inputs", self.home / "runs"):
             ensure_folder(Disk(), folder)
         with self._transaction() as db:
+            if (told := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+                raise sqlite3.DatabaseError(told)
             found = db.execute("PRAGMA user_version").fetchone()[0]
             if found not in (0, VERSION):
                 raise ResourceError(f"the queue in {str(self.home)!r} is of another version ({found}). Name another folder.")
@@ -423,7 +425,7 @@ class Queue:
         except BaseException as error:
             with contextlib.suppress(sqlite3.Error):
                 db.execute("ROLLBACK")
-            if isinstance(error, sqlite3.OperationalError):
+            if type(error) in (sqlite3.OperationalError, sqlite3.DatabaseError):  # the disk's or the file's fault, not ours
                 raise ResourceError(
                     f"the queue in {str(self.home)!r} cannot be written ({error}). Make room, or name another folder."
                 ) from error
