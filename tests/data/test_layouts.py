@@ -72,7 +72,7 @@ def test_text_is_one_clean_line_whatever_its_encoding(tmp_path: Path) -> None:
     ("name", "table", "problem"),
     [
         ("metadata.csv", "picture,words\na.png,a bird\n", "no rows with a file_name"),
-        ("metadata.csv", 'file_name,text\na.png,"' + "x" * 2**21, "not a CSV table"),
+        pytest.param("metadata.csv", 'file_name,text\na.png,"' + "x" * 2**21, "not a CSV table", id="an endless field"),
         ("metadata.jsonl", 'not json\n{"file_name": "a.png", "text": "a bird"}\n[1]\n', "2 lines are not JSON objects"),
         ("metadata.jsonl", '{"file_name": "a.png", "text": {"deep": 1}}\n', "no rows with a file_name"),
     ],
