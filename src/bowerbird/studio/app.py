@@ -87,7 +87,9 @@ def _cards(catalogue: Catalogue) -> str:
         seen = told.get("pictures_seen")
         learnt = f"{seen:,} pictures seen in {told.get('hours', '?')} h" if isinstance(seen, int) else ""
         reads = ", ".join(filter(None, ("words" if entry.reads_text else "", f"{len(entry.labels)} labels" if entry.labels else "")))
-        cells = (entry.name, entry.kind, reads or "-", learnt, entry.licence)
-        rows.append("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells) + "</tr>")
+        cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in (entry.name, entry.kind, reads or "-", learnt))
+        short, _, more = entry.licence.partition(". ")
+        licence = f"<details><summary>{html.escape(short)}</summary>{html.escape(more)}</details>" if more else html.escape(short)
+        rows.append(f"<tr>{cells}<td>{licence}</td></tr>")
     head = "<tr><th>model</th><th>kind</th><th>reads</th><th>learnt from</th><th>licence</th></tr>"
     return f'<table class="told">{head}{"".join(rows)}</table>'
