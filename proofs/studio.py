@@ -297,7 +297,7 @@ def phone(visitor: Visitor) -> dict[str, Any]:
                 page.locator(".overflow-menu button").first.click()
             page.get_by_role("tab", name=name).or_(page.get_by_role("button", name=name, exact=True)).locator("visible=true").first.click()
             page.wait_for_timeout(1200)
-            parts = page.locator("table.told, .tiles, button, input, textarea, p").locator("visible=true")
+            parts = page.locator("[role=tabpanel] :is(table.told, .tiles, button, input, textarea, p)").locator("visible=true")
             wide = parts.evaluate_all("parts => Math.max(...parts.map((part) => part.getBoundingClientRect().right)) - window.innerWidth")
             page.screenshot(path=f"proof/studio-{scheme}-{name.lower()}.png")
             assert wide <= 0, f"{name} sticks out by {wide} px"
