@@ -18,7 +18,7 @@ from bowerbird.jobs.asking import paint_request
 from bowerbird.picture_metadata import read_metadata
 from bowerbird.studio.form import FOLDED, MOST_AT_ONCE, SIDES, component, fields_of, labels_of
 
-EXAMPLES = ("3D fluent emoji of a red bird", "noto emoji of a birthday cake", "clip art of a sailing boat")
+EXAMPLES = ("3D fluent emoji of a penguin", "noto emoji of a birthday cake", "flat fluent emoji of a police officer")
 PREVIEWS = 8
 
 
