@@ -54,8 +54,9 @@ def test_it_beats_the_nearest_pixel_it_begins_as(picture_folder: Path, tmp_path:
         assert objective.held_out_losses(learnt, held, 0).mean() < 0.98 * objective.held_out_losses(begun, held, 0).mean()
 
 
-def test_stopped_and_resumed_equals_unbroken(picture_folder: Path, tmp_path: Path) -> None:
-    recipe = upscaling()
+@pytest.mark.parametrize("adversary", [0.0, 0.5])
+def test_stopped_and_resumed_equals_unbroken(picture_folder: Path, tmp_path: Path, adversary: float) -> None:
+    recipe = upscaling(adversary=adversary)
     unbroken = run_here(picture_folder, tmp_path / "unbroken", recipe)
 
     def stop(event: Progress) -> bool:
@@ -65,6 +66,21 @@ def test_stopped_and_resumed_equals_unbroken(picture_folder: Path, tmp_path: Pat
         run_here(picture_folder, tmp_path / "run", recipe, on_progress=stop)
     run_here(picture_folder, tmp_path / "run", recipe)
     assert_same_run(unbroken, tmp_path / "run")
+
+
+def test_an_adversary_pulls_and_what_is_told_stays_the_error(picture_folder: Path) -> None:
+    """Losses with and without one can be compared; the gradients differ."""
+    told, gradients = [], []
+    for adversary in (0.0, 0.5):
+        objective = Upscaling(upscaling(adversary=adversary), open_pictures(picture_folder, 16), CPU, "fp32")
+        torch.manual_seed(0)
+        model = objective.new_model()
+        losses = objective.losses(model, objective.draw(0, 4), slice(0, 4))
+        losses.sum().backward()
+        told.append(losses.detach())
+        gradients.append(model.layers[-1].weight.grad)
+    torch.testing.assert_close(*told)
+    assert not torch.allclose(*gradients)
 
 
 def test_a_sample_is_a_function_of_its_number(picture_folder: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bowerbird.generate import open_located_autoencoder
@@ -64,9 +65,15 @@ class Reconstruction:
 
 
 def compare_pairs(reconstructed: Pixels, originals: Pixels, input_px: int | None = None) -> Reconstruction:
-    """How faithfully pictures were reconstructed.  reconstructed, originals: (N, H, W, 3) uint8, picture i of picture i.
+    """How faithfully pictures were reconstructed: means of `score_pairs`, with the consistency where `input_px` is given."""
+    return Reconstruction(*score_pairs(reconstructed, originals, input_px).mean(0).tolist())
 
-    `input_px` is the side an upscaler started from: shrunk to it again, what it painted must still be its input.
+
+def score_pairs(reconstructed: Pixels, originals: Pixels, input_px: int | None = None) -> NDArray[np.float32]:
+    """PSNR and SSIM of each picture, (N, 2).  reconstructed, originals: (N, H, W, 3) uint8, picture i of picture i.
+
+    `input_px` is the side an upscaler started from: shrunk to it again, what it painted must still be its input.  How far that is
+    so is a third column, (N, 3).
     """
     from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 
@@ -77,8 +84,8 @@ def compare_pairs(reconstructed: Pixels, originals: Pixels, input_px: int | None
         if input_px is not None:
             row.append(_psnr(_shrink(x, input_px), _shrink(y, input_px)))
         rows.append(torch.stack(row, 1))
-    means = torch.cat(rows).mean(0).tolist()
-    return Reconstruction(*means)
+    scores: NDArray[np.float32] = torch.cat(rows).numpy()
+    return scores
 
 
 def _psnr(x: Tensor, y: Tensor) -> Tensor:

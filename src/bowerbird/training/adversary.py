@@ -12,6 +12,8 @@ same at every moment of a run, and it is a function of one picture: of any batch
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -63,6 +65,16 @@ class Adversary:
         self.critic = critic.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.share, self.device, self.precision = share, device, precision
         self.loss = torch.zeros((), device=device)
+
+    def losses(self, restored: Tensor, true: Tensor, error: Callable[[Tensor], Tensor]) -> Tensor:
+        """error(restored), (B,), with a gradient that is also drawn to look true, and from which the critic learns beside."""
+        seen = restored.detach().requires_grad_()
+        found = error(seen)
+        (gradient,) = torch.autograd.grad(found.sum(), seen)
+        pull, lesson = self.pushed(seen, gradient), self.lesson(true, seen)
+        # the last two are 0 with a gradient: that of the restored pictures, and the critic's own
+        losses: Tensor = found.detach() + ((restored - seen.detach()) * pull).flatten(1).sum(1) + (lesson - lesson.detach())
+        return losses
 
     def pushed(self, restored: Tensor, gradient: Tensor) -> Tensor:
         """The gradient at the restored pictures, (B, 3, H, W), with that of looking true added in its share."""

@@ -79,15 +79,11 @@ class Autoencoding:
         with hardware.autocast(self.device, self.precision):
             reconstructed, mean, log_variance = model(x0, batch.eps[rows], amount)
         reconstructed, kl = reconstructed.float(), self.recipe.autoencoder.kl * kl_to_normal(mean.float(), log_variance.float())
-        if self.adversary is None:
-            return pixel_error(reconstructed, x0) + self._perceptual_loss(reconstructed, x0) + kl
-        seen = reconstructed.detach().requires_grad_()
-        error = pixel_error(seen, x0) + self._perceptual_loss(seen, x0)
-        (gradient,) = torch.autograd.grad(error.sum(), seen)
-        pull, lesson = self.adversary.pushed(seen, gradient), self.adversary.lesson(x0, seen)
-        # the last two are 0 with a gradient: that of the reconstructed pictures, and the critic's own
-        losses: Tensor = error.detach() + kl + ((reconstructed - seen.detach()) * pull).flatten(1).sum(1) + (lesson - lesson.detach())
-        return losses
+
+        def error(seen: Tensor) -> Tensor:
+            return pixel_error(seen, x0) + self._perceptual_loss(seen, x0)
+
+        return (error(reconstructed) if self.adversary is None else self.adversary.losses(reconstructed, x0, error)) + kl
 
     def held_out_losses(self, model: nn.Module, chosen: NDArray[np.int64], first: int) -> Tensor:
         """From the mean of the latents: error of the pixels, and distance of the features."""

@@ -1,7 +1,7 @@
 """Learning to enlarge: an upscaler sees shrunk and worn crops of the pictures, and should give back the crops.
 
 The loss is that of an autoencoder's reconstructions: absolute error at three resolutions, and the distance between the features
-of an ImageNet network (EfficientNet-Lite0; never the judge's).
+of an ImageNet network (EfficientNet-Lite0; never the judge's); and, where the recipe says so, that of an adversary.
 """
 
 from __future__ import annotations
@@ -48,7 +48,6 @@ class WornBatch(Batch):
 class Upscaling:
     """A network that enlarges in one step."""
 
-    adversary: Adversary | None = None
     frozen: Sequence[nn.Module] = ()
 
     def __init__(self, recipe: Recipe, pictures: Pictures, device: torch.device, precision: str) -> None:
@@ -57,6 +56,8 @@ class Upscaling:
         self.base, self.fingerprint = base_model(recipe, pictures)
         self.perceptual = load_network(SECOND_OPINION, str(device)) if self.settings.perceptual else None
         self.held_out_terms = 1 if self.perceptual is None else 2
+        share = self.settings.adversary
+        self.adversary = Adversary(share, recipe.data.seed, device, precision) if share else None
 
     def preparation_seconds(self, pictures: Pictures) -> float:
         return 0.0
@@ -95,7 +96,11 @@ class Upscaling:
         with hardware.autocast(self.device, self.precision):
             found = model(batch.low[rows], batch.noise[rows])
         found = found.float()
-        return pixel_error(found, x0) + self._perceptual_loss(found, x0)
+
+        def error(seen: Tensor) -> Tensor:
+            return pixel_error(seen, x0) + self._perceptual_loss(seen, x0)
+
+        return error(found) if self.adversary is None else self.adversary.losses(found, x0, error)
 
     def held_out_losses(self, model: nn.Module, chosen: NDArray[np.int64], first: int) -> Tensor:
         """Of whole pictures, shrunk and not worn: error of the pixels, and distance of the features."""
