@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
+from bowerbird.cli import main
 from bowerbird.pixels import Pixels
 from bowerbird.recipe import Recipe, check_recipe
 
+Bowerbird = Callable[..., tuple[int, str, str]]
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 torch.set_num_threads(1)  # bit-equality is promised for equal thread counts, and small tensors gain nothing from more
@@ -21,6 +25,24 @@ torch.set_num_threads(1)  # bit-equality is promised for equal thread counts, an
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or fills the user's cache."""
     monkeypatch.setenv("BOWERBIRD_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def run_command(*arguments: object) -> int:
+    """The exit code of `bowerbird ARGUMENTS`, run in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["bowerbird", *map(str, arguments)])
+        try:
+            main()
+        except SystemExit as end:
+            return int(end.code or 0)
+    return 0
+
+
+@pytest.fixture
+def bowerbird(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Bowerbird:
+    """bowerbird("generate", ...) -> (exit code, standard output, standard error), in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: (run_command(*arguments), *capsys.readouterr())
 
 
 @pytest.fixture(scope="session")

@@ -4,36 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from bowerbird.cli.app import _everywhere_first, main
+from bowerbird.cli.app import _everywhere_first
 from bowerbird.cli.console import _worth_a_line
 from bowerbird.progress import Progress
 from bowerbird.recipe import write_recipe
-from tests.conftest import tiny_recipe
-
-
-@pytest.fixture
-def bowerbird(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path):
-    """bowerbird("generate", ...) -> (exit code, standard output, standard error), in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["bowerbird", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
+from tests.conftest import Bowerbird, tiny_recipe
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +24,7 @@ def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def test_the_main_job(bowerbird, picture_folder: Path, recipe_file: Path, tmp_path: Path) -> None:
+def test_the_main_job(bowerbird: Bowerbird, picture_folder: Path, recipe_file: Path, tmp_path: Path) -> None:
     """A folder of pictures in, a run and pictures out; then info, and the same picture again from its own metadata."""
     code, out, _ = bowerbird("train", picture_folder, "--recipe", recipe_file, "--out", "run", "--json")
     assert (code, json.loads(out)) == (0, {"run": "run"})
@@ -61,7 +42,7 @@ def test_the_main_job(bowerbird, picture_folder: Path, recipe_file: Path, tmp_pa
     assert code == 0 and "finished" in err
 
 
-def test_a_balanced_set_and_pictures_of_a_file_of_prompts(bowerbird, picture_folder: Path, tmp_path: Path) -> None:
+def test_a_balanced_set_and_pictures_of_a_file_of_prompts(bowerbird: Bowerbird, picture_folder: Path, tmp_path: Path) -> None:
     """From class folders to a model of classes to a set of its classes, which can be learnt from again."""
     (tmp_path / "tiny.toml").write_text(write_recipe(tiny_recipe(condition={"label": True})))
     bowerbird("train", picture_folder, "--recipe", "tiny.toml", "--out", "run")
@@ -87,7 +68,7 @@ def test_a_balanced_set_and_pictures_of_a_file_of_prompts(bowerbird, picture_fol
         (["evaluate", "x"], 130),
     ],
 )
-def test_ctrl_c_is_told_by_the_exit_code(bowerbird, monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int) -> None:
+def test_ctrl_c_is_told_by_the_exit_code(bowerbird: Bowerbird, monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int) -> None:
     """75 where the same command goes on, what shells expect elsewhere."""
 
     def interrupted(*_: object, **__: object) -> None:
@@ -97,7 +78,9 @@ def test_ctrl_c_is_told_by_the_exit_code(bowerbird, monkeypatch: pytest.MonkeyPa
     assert bowerbird(*arguments)[0] == code
 
 
-def test_a_place_that_cannot_be_written_is_one_sentence(bowerbird, picture_folder: Path, model_folder: Path, tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_one_sentence(
+    bowerbird: Bowerbird, picture_folder: Path, model_folder: Path, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("in the way")
     (tmp_path / "old.ckpt").write_bytes(b"")
     for arguments in (
@@ -112,14 +95,14 @@ def test_a_place_that_cannot_be_written_is_one_sentence(bowerbird, picture_folde
         assert code == 2 and "file" in sentence and "Traceback" not in err, (arguments, err)
 
 
-def test_a_start_that_fails_leaves_nothing(bowerbird, picture_folder: Path, recipe_file: Path, tmp_path: Path) -> None:
+def test_a_start_that_fails_leaves_nothing(bowerbird: Bowerbird, picture_folder: Path, recipe_file: Path, tmp_path: Path) -> None:
     for settings in (["train.init=nowhere"], ["model.autoencoder=nowhere", "transformer.patch=1"]):
         words = [word for setting in settings for word in ("--set", setting)]
         code, _, err = bowerbird("train", picture_folder, "--recipe", recipe_file, *words, "--out", "run")
         assert code == 2 and "nowhere" in err and not (tmp_path / "run").exists()
 
 
-def test_many_pictures_come_with_a_page_of_them(bowerbird, model_folder: Path, tmp_path: Path) -> None:
+def test_many_pictures_come_with_a_page_of_them(bowerbird: Bowerbird, model_folder: Path, tmp_path: Path) -> None:
     """It is a page and no picture, so that the folder can still be judged or learnt from; one picture needs none."""
     code, out, err = bowerbird("generate", model_folder, "--count", "3", "--seed", "1", "--steps", "1")
     page = (tmp_path / "pictures/sheet.html").read_text()
@@ -128,7 +111,7 @@ def test_many_pictures_come_with_a_page_of_them(bowerbird, model_folder: Path, t
     assert [path.suffix for path in (tmp_path / "one").iterdir()] == [".png"]
 
 
-def test_info_is_a_page_for_people(bowerbird, model_folder: Path) -> None:
+def test_info_is_a_page_for_people(bowerbird: Bowerbird, model_folder: Path) -> None:
     """What is open is left out, a recipe is its name, and --json has it all."""
     _, out, _ = bowerbird("info", model_folder)
     assert "sample shape" in out and "{" not in out and "None" not in out and len(out.splitlines()) < 40
@@ -136,7 +119,7 @@ def test_info_is_a_page_for_people(bowerbird, model_folder: Path) -> None:
     assert json.loads(out)["denoiser"]["sample_shape"] == [3, 16, 16]
 
 
-def test_recipes_are_told_in_whole_sentences(bowerbird) -> None:
+def test_recipes_are_told_in_whole_sentences(bowerbird: Bowerbird) -> None:
     _, out, _ = bowerbird("recipes")
     assert len(out.splitlines()) > 5 and all(line.endswith(".") and ":" not in line[-2:] for line in out.splitlines())
 
@@ -149,7 +132,7 @@ def test_logs_are_told_what_takes_long() -> None:
     assert [_worth_a_line(Progress("train", done, 100), said) for done in (1, 10, 20)] == [False, True, False]
 
 
-def test_a_number_of_a_pair_is_told_by_the_name_of_the_pair(bowerbird, model_folder: Path) -> None:
+def test_a_number_of_a_pair_is_told_by_the_name_of_the_pair(bowerbird: Bowerbird, model_folder: Path) -> None:
     code, _, err = bowerbird("generate", model_folder, "--size", "0x64")
     assert code == 2 and err.startswith("size = 0")
 
@@ -164,7 +147,7 @@ def test_captions_that_are_not_read_are_told_and_a_path_is_quoted(
     assert "captions, which this recipe does not read" in err and "bowerbird generate 'my run'" in out
 
 
-def test_nothing_of_the_users_is_overwritten(bowerbird, picture_folder: Path, recipe_file: Path) -> None:
+def test_nothing_of_the_users_is_overwritten(bowerbird: Bowerbird, picture_folder: Path, recipe_file: Path) -> None:
     bowerbird("train", picture_folder, "--recipe", recipe_file, "--out", "run")
     names = [bowerbird("generate", "run", "--seed", "5", "--json")[1] for _ in range(2)]
     assert names[0] != names[1]
@@ -194,7 +177,7 @@ def test_nothing_of_the_users_is_overwritten(bowerbird, picture_folder: Path, re
         (["convert", "nowhere.ckpt", "--out", "x.safetensors"], "nowhere.ckpt"),
     ],
 )
-def test_bad_input_is_one_sentence_and_exit_code_2(bowerbird, tmp_path: Path, arguments: list[str], words: str) -> None:
+def test_bad_input_is_one_sentence_and_exit_code_2(bowerbird: Bowerbird, tmp_path: Path, arguments: list[str], words: str) -> None:
     (tmp_path / "EMPTY").mkdir()
     (tmp_path / "old.ckpt").write_bytes(b"\x80\x02.")
     code, out, err = bowerbird(*arguments)
@@ -203,7 +186,9 @@ def test_bad_input_is_one_sentence_and_exit_code_2(bowerbird, tmp_path: Path, ar
     assert len(sentences) == 1 and "Traceback" not in err
 
 
-def test_upscaled_pictures_are_marked_as_enhanced_and_keep_their_names(bowerbird, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_upscaled_pictures_are_marked_as_enhanced_and_keep_their_names(
+    bowerbird: Bowerbird, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The model is opened once for all of them, and one JSON document tells of all."""
     from bowerbird import generate
     from bowerbird.picture_files import Painted
@@ -229,7 +214,7 @@ def test_upscaled_pictures_are_marked_as_enhanced_and_keep_their_names(bowerbird
     assert {read_metadata(tmp_path / path).digital_source for path in paths} == {"algorithmicallyEnhanced"}
 
 
-def test_a_model_that_only_varies_does_not_upscale(bowerbird, tmp_path: Path) -> None:
+def test_a_model_that_only_varies_does_not_upscale(bowerbird: Bowerbird, tmp_path: Path) -> None:
     """It would give pictures of the same size back, marked as enhanced."""
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
     code, out, err = bowerbird("upscale", "starter", "a.png")
@@ -237,7 +222,7 @@ def test_a_model_that_only_varies_does_not_upscale(bowerbird, tmp_path: Path) ->
     assert not list((tmp_path / "pictures").glob("*"))
 
 
-def test_three_pictures_are_allowed_with_advice(bowerbird, picture_folder: Path, recipe_file: Path, tmp_path: Path) -> None:
+def test_three_pictures_are_allowed_with_advice(bowerbird: Bowerbird, picture_folder: Path, recipe_file: Path, tmp_path: Path) -> None:
     few = tmp_path / "few"
     few.mkdir()
     for file in sorted(picture_folder.rglob("*.png"))[:3]:
@@ -246,7 +231,7 @@ def test_three_pictures_are_allowed_with_advice(bowerbird, picture_folder: Path,
     assert code == 0 and "3 pictures" in err
 
 
-def test_recipes_are_listed_and_shown(bowerbird) -> None:
+def test_recipes_are_listed_and_shown(bowerbird: Bowerbird) -> None:
     code, out, _ = bowerbird("recipes")
     assert code == 0 and "pixel-64-ddpm" in out
     assert "[train]" in bowerbird("recipes", "pixel-64")[1]
@@ -264,7 +249,7 @@ def test_options_of_every_command_may_stand_anywhere() -> None:
     ]
 
 
-def test_info_tells_all_a_picture_knows(bowerbird, tmp_path: Path) -> None:
+def test_info_tells_all_a_picture_knows(bowerbird: Bowerbird, tmp_path: Path) -> None:
     """Also what is not plain JSON: paths and LoRA files."""
     from bowerbird.picture_files import Painted, save_picture
     from bowerbird.request import read_request
@@ -275,7 +260,9 @@ def test_info_tells_all_a_picture_knows(bowerbird, tmp_path: Path) -> None:
     assert code == 0 and json.loads(out)["fields"]["loras"] == [{"file": "a/b.safetensors", "weight": 0.5}]
 
 
-def test_the_cache_is_told_of_and_emptied(bowerbird, picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_is_told_of_and_emptied(
+    bowerbird: Bowerbird, picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("BOWERBIRD_CACHE", str(tmp_path / "cache"))
     bowerbird("inspect", picture_folder)
     assert json.loads(bowerbird("info", "--cache", "--json")[1])["bytes"] > 0

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from bowerbird import cli
 from bowerbird.describing import describe, describe_with
 from bowerbird.errors import PictureFolderError
+from tests.conftest import Bowerbird
 
 BIRDS = Path(__file__).parents[1] / "examples" / "birds"
 
@@ -67,27 +66,17 @@ def test_a_captioner_sees_each_picture_whole(tmp_path: Path) -> None:
     assert one.captions[0].text == "a red square" and seen[0].shape == (1, 16, 16, 3) and (seen[0] == (255, 0, 0)).all()
 
 
-def test_the_command_answers_in_the_words_of_a_folder_or_of_a_runs_pictures(
-    captioned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def describes(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["bowerbird", "describe", *map(str, arguments), "--json"])
-        try:
-            cli.main()
-        except SystemExit as end:
-            return int(end.code or 0), capsys.readouterr().err
-        return 0, capsys.readouterr().out
-
+def test_the_command_answers_in_the_words_of_a_folder_or_of_a_runs_pictures(captioned: Path, tmp_path: Path, bowerbird: Bowerbird) -> None:
     run = tmp_path / "run"
     run.mkdir()
     (run / "run.json").write_text("{}")
     (run / "data.json").write_text(json.dumps({"source": str(captioned)}))
     for like in (captioned, run):
-        code, out = describes(captioned / "05.png", "--like", like, "--count", 1)
+        code, out, _ = bowerbird("describe", captioned / "05.png", "--like", like, "--count", 1, "--json")
         assert code == 0 and json.loads(out)[0]["captions"][0]["text"] == "bird number 5"
-    code, out = describes(captioned, "--like", captioned)
+    code, out, _ = bowerbird("describe", captioned, "--like", captioned, "--json")
     assert code == 0 and len(json.loads(out)) == 12
     (run / "data.json").write_text(json.dumps({"source": str(tmp_path / "moved")}))
     for arguments, said in [((), "--like"), (("--like", run), "are gone"), (("--like", tmp_path / "nowhere"), "nowhere")]:
-        code, err = describes(captioned / "05.png", *arguments)
+        code, _, err = bowerbird("describe", captioned / "05.png", *arguments)
         assert code == 2 and said in err

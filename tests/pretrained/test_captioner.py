@@ -12,12 +12,11 @@ import pytest
 import torch
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
-from typer.testing import CliRunner
 
 from bowerbird.captioning import write_captions
-from bowerbird.cli.app import app
 from bowerbird.errors import ModelError, UnsafeFileError
 from bowerbird.pretrained.captioner import BEAMS, MAX_NEW_TOKENS, open_captioner
+from tests.conftest import Bowerbird
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "blue", "bird", "sits", "on", "the", "branch", "in", "rain", "[DEC]"]
 CPU = torch.device("cpu")
@@ -191,15 +190,12 @@ def test_what_it_sees_is_what_transformers_would_show_it(folders: dict[str, Path
     assert np.abs(seen[0].astype(int) - theirs.astype(int)).mean() < 2
 
 
-def test_the_command_writes_a_new_file_outside_the_folder(
-    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_the_command_writes_a_new_file_outside_the_folder(folders: dict[str, Path], bowerbird: Bowerbird, tmp_path: Path) -> None:
     (tmp_path / "birds").mkdir()
     for number, pixels in enumerate(pictures(3, 40)):
         Image.fromarray(pixels).save(tmp_path / f"birds/{number}.png")
-    result = CliRunner().invoke(app, ["--json", "caption", "birds", "--with", str(folders["blip"])], catch_exceptions=False)
-    document = json.loads(result.stdout)
+    _, out, _ = bowerbird("caption", "birds", "--with", folders["blip"], "--json")
+    document = json.loads(out)
     assert document["file"] == "captions/birds.csv" and document["pictures"] == 3
     assert len(list((tmp_path / "birds").iterdir())) == 3
     lines = (tmp_path / "captions/birds.csv").read_text().splitlines()

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,32 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from bowerbird.cli.app import main
 from bowerbird.generate import open_model
 from bowerbird.painter import OwnPainter
 from bowerbird.recipe import write_recipe
 from bowerbird.request import PaintRequest
-from tests.conftest import tiny_recipe
+from tests.conftest import Bowerbird, run_command, tiny_recipe
 from tests.data.small_cub import small_cub
 from tests.training.runs import Notes
-
-Bowerbird = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def bowerbird(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Bowerbird:
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["bowerbird", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        return code, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +45,8 @@ def painter(archive: Path, recipe: Path, tmp_path_factory: pytest.TempPathFactor
     """Of the run that one command makes."""
     run = tmp_path_factory.mktemp("runs") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["bowerbird", "train", str(archive), "--recipe", str(recipe), "--out", str(run)])
         patch.setenv("BOWERBIRD_CACHE", str(run.parent / "cache"))
-        main()
+        assert run_command("train", archive, "--recipe", recipe, "--out", run) == 0
     opened = open_model(run, torch.device("cpu"))
     assert isinstance(opened, OwnPainter)
     return opened
