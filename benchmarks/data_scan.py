@@ -88,7 +88,7 @@ def batches_ours(folder: Path) -> dict[str, Any]:
     from bowerbird import draws
     from bowerbird.data import open_pictures
     from bowerbird.data.augment import flip
-    from bowerbird.training.batches import to_x0
+    from bowerbird.pixels import to_x0
 
     torch.set_num_threads(1)
     pictures = open_pictures(folder, SIZE)
@@ -111,6 +111,7 @@ def step_ours(folder: Path) -> dict[str, Any]:
     from bowerbird.recipe import read_recipe
     from bowerbird.storage import Disk
     from bowerbird.training import loop
+    from bowerbird.training.objectives.denoising import Denoising
     from bowerbird.training.parallel import World
     from bowerbird.training.resume import start_or_resume
     from bowerbird.training.run import Setup
@@ -128,12 +129,14 @@ def step_ours(folder: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as out:
         run = start_or_resume(Setup(Path(out), recipe, open_pictures(folder, SIZE), torch.device("cpu"), Disk(), StopSignals(), World()))
         assert run is not None
+        assert isinstance(run.objective, Denoising)
+        drawn = run.objective.samples.drawn
         batch = recipe.train.batch
         samples = np.arange(batch)
         chosen = run.pictures.train[samples % len(run.pictures.train)]
         return {
             "batch": batch,
-            "pixels, ms": milliseconds(lambda: run.objective.samples.drawn(chosen, samples), 20),
+            "pixels, ms": milliseconds(lambda: drawn(chosen, samples), 20),
             "batch with noise, ms": milliseconds(lambda: run.objective.draw(0, batch), 20),
             "training step, ms": milliseconds(lambda: loop._update(run), 3),
         }

@@ -17,6 +17,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,8 +31,9 @@ from bowerbird.diffusion.loss import WEIGHTINGS, denoising_loss, normalised
 from bowerbird.diffusion.prediction import add_noise
 from bowerbird.locate import locate
 from bowerbird.model_folder import open_model_folder
+from bowerbird.models.denoiser import Denoiser
 from bowerbird.painter import OwnPainter
-from bowerbird.recipe import check_recipe
+from bowerbird.recipe import Recipe, check_recipe
 from bowerbird.request import PaintRequest
 from bowerbird.training.build import levels_of
 from bowerbird.training.checkpoint import new_state
@@ -109,10 +111,10 @@ def compare_training(folder: Path, batch: int, rounds: int) -> dict[str, float]:
     }
 
 
-def our_step(model: torch.nn.Module, recipe: object, x0: torch.Tensor) -> Callable[[], None]:
+def our_step(model: Denoiser, recipe: Recipe, x0: torch.Tensor) -> Callable[[], None]:
     state = new_state(copy.deepcopy(model).train().requires_grad_(True), recipe)
     levels = levels_of(recipe)
-    weight = normalised(WEIGHTINGS[recipe.diffusion.weighting], levels, state.model.spec.sigma_data)
+    weight = normalised(WEIGHTINGS[recipe.diffusion.weighting], levels, model.spec.sigma_data)
 
     def step() -> None:
         sigma = levels(torch.rand(len(x0), dtype=torch.float64)).float()
@@ -127,9 +129,10 @@ def our_step(model: torch.nn.Module, recipe: object, x0: torch.Tensor) -> Callab
     return step
 
 
-def diffusers_step(model: torch.nn.Module, x0: torch.Tensor) -> Callable[[], None]:
+def diffusers_step(model: Denoiser, x0: torch.Tensor) -> Callable[[], None]:
     """The step of diffusers' examples/unconditional_image_generation, with --use_ema."""
-    network = copy.deepcopy(model.network.network).train().requires_grad_(True)
+    theirs: Any = model.network.network
+    network = copy.deepcopy(theirs).train().requires_grad_(True)
     scheduler = DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear")
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8)
     ema = EMAModel(network.parameters(), decay=0.9999, use_ema_warmup=True, inv_gamma=1.0, power=0.75)

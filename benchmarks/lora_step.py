@@ -80,7 +80,8 @@ def theirs(unet: object, x0: Tensor, eps: Tensor, text: Tensor, more: dict[str, 
             told = {name: tensor.bfloat16() for name, tensor in more.items()} or None
             predicted = unet(noisy.bfloat16(), time_of, text.bfloat16(), added_cond_kwargs=told, return_dict=False)[0]  # type: ignore[operator]
         snr = compute_snr(scheduler, time_of)
-        return (snr.clamp(max=5) / snr * (predicted.float() - eps).square().flatten(1).mean(1)).mean()
+        loss: Tensor = (snr.clamp(max=5) / snr * (predicted.float() - eps).square().flatten(1).mean(1)).mean()
+        return loss
 
     return step, [parameter for parameter in unet.parameters() if parameter.requires_grad]  # type: ignore[attr-defined]
 
@@ -123,7 +124,7 @@ def main(family: str = "sd15", pixels: str = "256", rounds: str = "3") -> None:
     for _ in range(int(rounds)):
         for name, (step, optimizer) in steps.items():
             began = time.process_time()
-            step().backward()  # type: ignore[no-untyped-call]
+            step().backward()
             torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 1.0)
             optimizer.step()
             optimizer.zero_grad()

@@ -40,8 +40,8 @@ def main(pictures: str, name: str, *settings: str) -> None:
         held += event.nbytes()
         peak = max(peak, held)
     kept = memory.fixed + recipe.train.batch * memory.per_picture
-    weights, kept, peak = (size / 1e6 for size in (memory.weights, kept, peak))
-    print(f"weights {weights:.1f} MB, kept {kept:.1f} MB, peak {peak:.1f} MB, {peak / max(kept, weights):.3f} of the larger")
+    told = ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in (("weights", memory.weights), ("kept", kept), ("peak", peak)))
+    print(f"{told}, {peak / max(kept, memory.weights):.3f} of the larger")
 
 
 if __name__ == "__main__":

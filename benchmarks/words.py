@@ -76,8 +76,8 @@ def plot(found: dict[float, dict[str, Score]], target: Path) -> None:
     other.set(ylabel="KID x1000 (lower is better)", ylim=(0, None))
     figure.legend(loc="outside upper center", ncols=2, fontsize=8)
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()  # type: ignore[no-untyped-call]
-    Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").save(target, quality=90)  # type: ignore[no-untyped-call]
+    canvas.draw()
+    Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").save(target, quality=90)
 
 
 def styles(painter: OwnPainter, target: Path) -> None:

@@ -17,8 +17,6 @@ _WATCHED = (
     "os.posix_spawn",
     "os.remove",
     "os.rename",
-)
-_WATCHED += (
     "os.mkdir",
     "os.putenv",
     "shutil.",

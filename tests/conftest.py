@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +62,7 @@ def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def tiny_recipe(**sections: dict[str, object]) -> Recipe:
+def tiny_recipe(**sections: Mapping[str, object]) -> Recipe:
     """A run of a dozen updates on 16x16 pictures; sections override, as tiny_recipe(train={"lr": 1})."""
     fields: dict[str, dict[str, object]] = {
         "data": {"size": 16},
@@ -71,7 +71,7 @@ def tiny_recipe(**sections: dict[str, object]) -> Recipe:
         "sample": {"every_epochs": 1, "count": 4, "steps": 2},
     }
     for section, values in sections.items():
-        fields[section] = fields.get(section, {}) | values
+        fields[section] = {**fields.get(section, {}), **values}
     return check_recipe(fields)
 
 

@@ -20,11 +20,13 @@ class Gaussian:
     def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
         """E[x0 | x]: mean and x, weighted by how sure each of them is."""
         sigma = expand(sigma, x)
-        return (self.std**2 * x + sigma**2 * self.mean) / (self.std**2 + sigma**2)
+        x0: Tensor = (self.std**2 * x + sigma**2 * self.mean) / (self.std**2 + sigma**2)
+        return x0
 
     def follow(self, x: Tensor, sigma: float, sigma_next: float) -> Tensor:
         """Where the exact path through x at sigma is at sigma_next: the distance to the mean shrinks as the marginal's width."""
-        return self.mean + (x - self.mean) * ((self.std**2 + sigma_next**2) / (self.std**2 + sigma**2)) ** 0.5
+        narrowing: float = ((self.std**2 + sigma_next**2) / (self.std**2 + sigma**2)) ** 0.5
+        return self.mean + (x - self.mean) * narrowing
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ class Mixture:
     def cdf(self, x: Tensor, sigma: float) -> Tensor:
         """P(noisy pixel <= x) at noise level sigma."""
         weights, noisy = self._components(x, x.new_tensor(sigma))
-        return (weights * noisy.cdf(x[..., None])).sum(-1)
+        below: Tensor = (weights * noisy.cdf(x[..., None])).sum(-1)
+        return below
 
     def follow(self, x: Tensor, sigma: float, sigma_next: float) -> Tensor:
         """Where the exact path is at sigma_next.  Paths in one dimension cannot cross, so each keeps its quantile."""

@@ -230,7 +230,8 @@ def _honest() -> dict[str, tuple[object, dict[str, Tensor]]]:
         "lr_schedulers": [{"_last_lr": [1e-4], "base_lrs": [1e-4]}], "hparams": OrderedDict(size=512, name="ldm"), "loops": None,
         "callbacks": {"ModelCheckpoint": {"best": None, "dirpath": "/somewhere"}},
     }  # fmt: skip
-    embedding = {"string_to_token": {"*": torch.tensor(265)}, "string_to_param": {"*": torch.randn(2, 768)}, "name": "birds", "step": 500}
+    token, vectors = torch.tensor(265), torch.randn(2, 768)
+    embedding = {"string_to_token": {"*": token}, "string_to_param": {"*": vectors}, "name": "birds", "step": 500}
     return {
         "plain": (plain, plain),
         "half": (half, half),
@@ -247,10 +248,7 @@ def _honest() -> dict[str, tuple[object, dict[str, Tensor]]]:
         "lightning": (lightning, plain),
         "ema": ({"state_dict": ema}, ema),
         "parameter": ({"weight": parameter}, {"weight": parameter.data}),
-        "embedding": (
-            embedding,
-            {"string_to_token.*": embedding["string_to_token"]["*"], "string_to_param.*": embedding["string_to_param"]["*"]},
-        ),  # type: ignore[index]
+        "embedding": (embedding, {"string_to_token.*": token, "string_to_param.*": vectors}),
         "learned": ({"<bird>": plain["conv.bias"]}, {"<bird>": plain["conv.bias"]}),
         "sizes": ({"x": base, "shape": base.shape, "kind": torch.float16, "device": torch.device("cpu")}, {"x": base}),
         "list": ([base, plain["conv.bias"]], {"0": base, "1": plain["conv.bias"]}),

@@ -194,7 +194,7 @@ def test_upscaled_pictures_are_marked_as_enhanced_and_keep_their_names(
     from bowerbird.picture_files import Painted
     from bowerbird.picture_metadata import read_metadata
 
-    opened = []
+    opened = list[int]()
 
     class Twice:
         def resolve(self, request):
@@ -204,7 +204,11 @@ def test_upscaled_pictures_are_marked_as_enhanced_and_keep_their_names(
             with Image.open(request.image) as picture:
                 yield Painted(picture.resize((16, 16)), 1, request)
 
-    monkeypatch.setattr(generate, "open_model", lambda *_: opened.append(1) or Twice())
+    def open_model(*_: object) -> Twice:
+        opened.append(1)
+        return Twice()
+
+    monkeypatch.setattr(generate, "open_model", open_model)
     for name in ("a.png", "b.png"):
         Image.new("RGB", (8, 8)).save(tmp_path / name)
     code, out, _ = bowerbird("upscale", "x4", "a.png", "b.png", "--json")

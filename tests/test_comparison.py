@@ -58,7 +58,7 @@ def test_the_arrays_of_a_prompt_are_axes() -> None:
         ({"prompt": "([[a, b]] bird:1.2)"}, None, None, "one array or two"),
     ],
 )
-def test_what_cannot_be_compared_is_said(fields: dict, x: str | None, y: str | None, said: str) -> None:
+def test_what_cannot_be_compared_is_said(fields: dict[str, object], x: str | None, y: str | None, said: str) -> None:
     with pytest.raises(RequestError) as error:
         compare(asks(**fields), x, y) if x else compare_arrays(asks(**fields))
     assert said in str(error.value) and "\n" not in str(error.value)

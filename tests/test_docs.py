@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import typer.main
+from typer.core import TyperGroup
 
 import bowerbird.cli  # noqa: F401 - adds the commands
 from bowerbird.cli.app import app
@@ -24,6 +25,7 @@ def blocks(page: Path, language: str = "") -> list[str]:
 @pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
 def test_every_command_and_option_exists(page: Path) -> None:
     root = typer.main.get_command(app)
+    assert isinstance(root, TyperGroup)
     everywhere = {name for option in root.params for name in option.opts}
     for block in blocks(page):
         for line in re.sub(r"\n\s+", " ", block).splitlines():

@@ -31,7 +31,7 @@ def pixels(picture: Image.Image) -> np.ndarray:
 
 
 def ask(**fields: object) -> PaintRequest:
-    return PaintRequest(model="m", **fields)  # type: ignore[arg-type]
+    return PaintRequest(model="m", **fields)
 
 
 def test_a_picture_is_the_same_alone_and_in_a_batch(painter: OwnPainter) -> None:
@@ -55,10 +55,21 @@ def test_requests_painted_together_are_what_each_asked_for(painter: OwnPainter) 
             assert abs(pixels(one.picture) - pixels(other.picture)).mean() <= 1
 
 
+def counted_calls(painter: OwnPainter, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by one with each call of the network."""
+    calls, forward = list[int](), painter.denoiser.network.forward
+
+    def counted(*inputs: object) -> object:
+        calls.append(1)
+        return forward(*inputs)
+
+    monkeypatch.setattr(painter.denoiser.network, "forward", counted)
+    return calls
+
+
 def test_together_is_one_walk(painter: OwnPainter, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten requests cost the network calls of one: that is what a batch is for."""
-    calls, network = [], painter.denoiser.network.forward
-    monkeypatch.setattr(painter.denoiser.network, "forward", lambda *inputs: calls.append(1) or network(*inputs))
+    calls = counted_calls(painter, monkeypatch)
     list(painter.paint(ask(label="cat")))
     one = len(calls)
     list(painter.paint_together([ask(label=("cat", "dog")[seed % 2], seed=seed) for seed in range(10)]))
@@ -79,8 +90,7 @@ def test_every_sampler_paints_and_repeats(painter: OwnPainter, sampler: str) -> 
 
 
 def test_guidance_towards_nothing_changes_nothing_and_costs_nothing(painter: OwnPainter, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls, network = [], painter.denoiser.network.forward
-    monkeypatch.setattr(painter.denoiser.network, "forward", lambda *inputs: calls.append(1) or network(*inputs))
+    calls = counted_calls(painter, monkeypatch)
     (plain,) = painter.paint(ask(seed=1, guidance=1))
     (guided,) = painter.paint(ask(seed=1, guidance=7))
     assert plain.picture.tobytes() == guided.picture.tobytes()

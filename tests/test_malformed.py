@@ -117,7 +117,7 @@ def test_a_pictures_own_words(tmp_path: Path, key: str, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     request = PaintRequest(prompt="a bird", seed=1, steps=5, size=(64, 64)).model_dump(mode="json")
     graph = {"3": {"class_type": "KSampler", "inputs": {"seed": 1, "steps": 20, "positive": ["6", 0], "latent_image": ["5", 0]}}}
-    graph |= {"5": {"inputs": {"width": 8, "height": 8}}, "6": {"inputs": {"text": "a bird"}}}  # type: ignore[dict-item]
+    graph |= {"5": {"inputs": {"width": 8, "height": 8}}, "6": {"inputs": {"text": "a bird"}}}
     good: dict[str, dict[str, Any]] = {
         "bowerbird": {"format": 1, "software": "Bowerbird", "request": request},
         "invokeai_metadata": {"positive_prompt": "a bird", "seed": 1, "model": {"name": "x"}, "width": 64, "height": 64},

@@ -18,7 +18,7 @@ from bowerbird.storage import Disk, read_sealed, seal
 from bowerbird.training.build import build_denoiser
 from tests.conftest import tiny_recipe
 
-DDPM = {
+DDPM: dict[str, dict[str, object]] = {
     "model": {"network": "unet"},
     "unet": {"size": "micro"},
     "diffusion": {"prediction": "eps", "weighting": "eps", "noise_levels": "uniform-t"},

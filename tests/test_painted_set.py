@@ -28,7 +28,7 @@ def painter() -> OwnPainter:
 
 
 def ask(**fields: object) -> PaintRequest:
-    return PaintRequest(model="m", **{"seed": 5, **fields})  # type: ignore[arg-type]
+    return PaintRequest(model="m", **{"seed": 5, **fields})
 
 
 def contents(folder: Path) -> dict[str, bytes]:

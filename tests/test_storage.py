@@ -75,11 +75,11 @@ def test_a_full_disk_keeps_the_old_file(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
 
 
-def test_a_new_folder_survives_a_power_cut(tmp_path: Path) -> None:
+def test_a_new_folder_survives_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every folder that got a new name in it is synced, and none else."""
-    synced = []
+    synced: list[Path] = []
     disk = Disk()
-    disk.sync_folder = synced.append  # type: ignore[method-assign]
+    monkeypatch.setattr(disk, "sync_folder", synced.append)
     ensure_folder(disk, tmp_path / "runs" / "first")
     ensure_folder(disk, tmp_path / "runs" / "first")
     assert synced == [tmp_path, tmp_path / "runs"]

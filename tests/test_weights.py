@@ -51,6 +51,7 @@ def with_header(path: Path, header: Any, data: bytes = bytes(4)) -> Path:
 
 
 ENTRY = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+PLACES: tuple[object, ...] = (None, [0], [0, "4"], [0, -4], [0, 4, 8], {})
 
 
 @pytest.mark.parametrize(
@@ -59,7 +60,7 @@ ENTRY = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
         ({"a": 5}, "does not describe the tensor 'a'"),
         ({"a": {}}, "does not describe the tensor 'a'"),
         *(({"a": {**ENTRY, "shape": shape}}, "does not describe") for shape in (None, "1", ["a"], [-1], [True], [1.0], [2**70], [1] * 99)),
-        *(({"a": {**ENTRY, "data_offsets": place}}, "does not describe") for place in (None, [0], [0, "4"], [0, -4], [0, 4, 8], {})),
+        *(({"a": {**ENTRY, "data_offsets": place}}, "does not describe") for place in PLACES),
         ({"a": {**ENTRY, "data_offsets": [4, 0]}}, "another size"),
         ({"a": {**ENTRY, "shape": [2]}}, "another size"),
         ({"a": {**ENTRY, "dtype": "F4"}}, "unknown kind, 'F4'"),

@@ -25,7 +25,8 @@ SHAPES: dict[str, dict[str, int]] = {"text": {}}
 
 
 def likeness(one: str, other: str) -> float:
-    return float(torch.cosine_similarity(*(vectors(torch.tensor(tokens(word))).mean(0) for word in (one, other)), dim=0))
+    first, second = (vectors(torch.tensor(tokens(word))).mean(0) for word in (one, other))
+    return float(torch.cosine_similarity(first, second, dim=0))
 
 
 def test_near_words_are_near() -> None:
@@ -120,7 +121,9 @@ def test_a_model_that_gains_words_paints_as_before() -> None:
     assert isinstance(part, TextPart)
     part.initialise()
     level = part({"text": padded([tokens("a red bird")])}, 1, torch.device("cpu")).level
-    assert level is not None and torch.equal(level, part.read[-1].bias.expand(1, -1))  # the same for every text
+    last = part.read[-1]
+    assert isinstance(last, torch.nn.Linear)
+    assert level is not None and torch.equal(level, last.bias.expand(1, -1))  # the same for every text
 
 
 def test_the_table_is_not_saved_with_every_model() -> None:

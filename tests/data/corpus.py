@@ -94,7 +94,7 @@ def write(folder: Path, cases: list[Case]) -> None:
 
 def grey_of(colours: Colours) -> Colours:
     """The quadrants as Pillow's luma shows them."""
-    return tuple((round((r * 299 + g * 587 + b * 114) / 1000),) * 3 for r, g, b in colours)  # type: ignore[misc]
+    return tuple((round((r * 299 + g * 587 + b * 114) / 1000),) * 3 for r, g, b in colours)
 
 
 def tree_hash(folder: Path) -> str:

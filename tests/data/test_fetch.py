@@ -72,7 +72,7 @@ def site() -> Iterator[Site]:
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetching.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("bowerbird.data.fetch.time.sleep", lambda seconds: None)
 
 
 def yes(data_set: DataSet) -> bool:

@@ -7,12 +7,13 @@ those places are made float64, so that what remains is the arithmetic, and agree
 
 import importlib
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from bowerbird.diffusion.guidance import clip_x0, dynamic_threshold, within
+from bowerbird.diffusion.guidance import Clip, clip_x0, dynamic_threshold, within
 from bowerbird.diffusion.prediction import PREDICTIONS, expand
 from bowerbird.diffusion.samplers import SAMPLERS, ddim_with_clip, ddpm_fixed_large
 from bowerbird.diffusion.schedule import (
@@ -33,7 +34,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 MODULES = ["ddpm", "ddim", "euler_discrete", "heun_discrete", "dpmsolver_multistep", "flow_match_euler_discrete"]
 BETAS = {"linear": linear_betas, "scaled-linear": scaled_linear_betas, "cosine": cosine_betas}
-DIFFUSERS_BETAS = {
+DIFFUSERS_BETAS: dict[str, dict[str, Any]] = {
     "linear": {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02},
     "scaled-linear": {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
     "cosine": {"beta_schedule": "squaredcos_cap_v2"},
@@ -193,7 +194,7 @@ def test_ddim(betas, schedule, prediction, spacing, clip):
     assert_same_picture(ours("ddim", denoise, UNIT * (1 + sigmas[0] ** 2).sqrt(), sigmas), expected)
 
 
-CLIPS = {
+CLIPS: dict[str, tuple[dict[str, Any], Clip]] = {
     "range": ({"clip_sample": True, "clip_sample_range": 0.6}, within(0.6)),
     "thresholding": (
         {"thresholding": True, "clip_sample": False, "dynamic_thresholding_ratio": 0.8, "sample_max_value": 1.5},
@@ -216,7 +217,7 @@ def test_ddim_clips_the_estimate_and_keeps_its_noise(prediction, how, num_train_
     network = ExactNetwork(schedule, prediction)
     sigmas = timestep_grid(STEPS, schedule, "leading", offset=1, ends_at_zero=False)
     start = UNIT * (1 + sigmas[0] ** 2).sqrt()
-    painted = ddim_with_clip(clip)(network.denoise, start, sigmas, None, lambda done, total, x0: None)
+    painted = ddim_with_clip(clip)(network.denoise, start, sigmas, drawing(0), lambda done, total, x0: None)
     atol = 1e-11 if num_train_steps == 1000 else 2e-6  # 4000 end at sigma 5e8, which our tables hold to a million
     assert_same_picture(painted / (1 + sigmas[-1] ** 2).sqrt(), theirs(scheduler, network, UNIT), atol)
 

@@ -53,7 +53,8 @@ def test_nearest_by_hand() -> None:
 
     def picture(degrees: float, brightness: float = 128, contrast: float = 60) -> Pixels:
         plane = np.cos(np.deg2rad(degrees)) * down + np.sin(np.deg2rad(degrees)) * right
-        return (brightness + contrast * plane).round().astype(np.uint8)[..., None].repeat(3, axis=-1)
+        pixels: Pixels = (brightness + contrast * plane).round().astype(np.uint8)[..., None].repeat(3, axis=-1)
+        return pixels
 
     def apart(degrees: float) -> float:
         return float(2 * np.sin(np.deg2rad(degrees) / 2))

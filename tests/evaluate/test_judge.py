@@ -35,6 +35,9 @@ class Brush:
     def __init__(self, labels: tuple[str, ...] = ()) -> None:
         self.labels = labels
 
+    def resolve(self, request: PaintRequest) -> PaintRequest:
+        return request
+
     def describe(self) -> dict[str, Any]:
         return {"conditions": {"label": {"names": self.labels}}}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bowerbird.jobs.queue import Queue
-from bowerbird.jobs.worker import Worker
+from bowerbird.jobs.worker import LANES, Worker
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def work(queue: Queue, lane: str = "painting") -> Worker:
     """Do what waits in one lane, in this thread."""
     worker = Worker(queue, lane, "cpu", "auto")
     while True:
-        lease, jobs = queue.claim(worker.name, {"painting": ("paint", "upscale"), "training": ("train", "tune", "evaluate")}[lane])
+        lease, jobs = queue.claim(worker.name, LANES[lane])
         if not jobs:
             return worker
         worker._do(lease, jobs)

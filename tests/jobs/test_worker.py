@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from bowerbird.jobs.job import JobProgress
 from bowerbird.jobs.loaded import LoadedModels
 from bowerbird.jobs.queue import Queue
 from bowerbird.jobs.requests import EvaluateRequest, TrainRequest, TuneRequest
@@ -22,7 +23,7 @@ from tests.training.runs import run_here
 
 
 def paint(model: Path, **fields: object) -> PaintRequest:
-    return PaintRequest(model=str(model), **fields)  # type: ignore[arg-type]
+    return PaintRequest(model=str(model), **fields)
 
 
 def test_a_painting_job_leaves_its_pictures(queue: Queue, model_folder: Path) -> None:
@@ -94,7 +95,7 @@ def test_a_training_that_was_interrupted_goes_on(
     (job,) = queue.submit("train", [TrainRequest(pictures=picture_folder, recipe=str(tmp_path / "tiny.toml"))])
     worker, report = Worker(queue, "training", "cpu", "auto"), queue.report
 
-    def stop_at_half(job_id: str, lease: str, progress) -> None:  # type: ignore[no-untyped-def]
+    def stop_at_half(job_id: str, lease: str, progress: JobProgress) -> None:
         report(job_id, lease, progress)
         if progress.phase == "train":
             worker._stopping = True

@@ -143,7 +143,7 @@ def ldm_unet(unet: nn.Module) -> Tensors:
 def ldm_vae(vae: nn.Module) -> Tensors:
     config: Any = vae.config
     levels, layers = len(config.block_out_channels), config.layers_per_block
-    prefixes = {}
+    prefixes: dict[str, str] = {}
     for side in ("encoder", "decoder"):
         prefixes |= {f"{side}.conv_norm_out": f"{side}.norm_out", f"{side}.mid_block.attentions.0": f"{side}.mid.attn_1"}
         prefixes |= {f"{side}.mid_block.resnets.{i}": f"{side}.mid.block_{i + 1}" for i in (0, 1)}
@@ -260,7 +260,9 @@ def lora_files(folder: Path, unet: nn.Module, rank: int = 4, alpha: float = 2.0,
     down = {name: torch.randn(rank, weight.shape[1], generator=generator) for name, weight in ours.items()}
     up = {name: torch.randn(weight.shape[0], rank, generator=generator) for name, weight in ours.items()}
     scale = alpha / rank
-    peft, diffusers, kohya = {}, {}, {}
+    peft: Tensors = {}
+    diffusers: Tensors = {}
+    kohya: Tensors = {}
     for name in ours:
         peft |= {f"unet.{name}.lora_A.weight": down[name], f"unet.{name}.lora_B.weight": up[name] * scale}
         diffusers |= {f"unet.{name}.lora.down.weight": down[name], f"unet.{name}.lora.up.weight": up[name] * scale}

@@ -65,7 +65,7 @@ def assert_same(one: Array, other: Array) -> None:
     assert np.abs(one - other).max() < 1
 
 
-DDPM = {
+DDPM: dict[str, dict[str, Any]] = {
     "as published": {},
     "another range": {"clip_sample_range": 3.0},
     "thresholding": {"thresholding": True, "clip_sample": False, "sample_max_value": 2.0},
@@ -85,7 +85,7 @@ def test_ddpm_steps_as_its_scheduler_says(folder: Any, what: str):
     assert_same(ours(path, "ddpm"), theirs(path, diffusers.DDPMPipeline))
 
 
-DDIM = {
+DDIM: dict[str, dict[str, Any]] = {
     "as published": {},
     "free": {"clip_sample": False},
     "another range": {"clip_sample_range": 3.0},

@@ -18,6 +18,8 @@ from bowerbird.picture_files import Painted, save_picture
 from bowerbird.picture_metadata import read_metadata
 from bowerbird.pretrained import PretrainedPainter, memory, open_pretrained, painter
 from bowerbird.pretrained.loading import count_weights
+from bowerbird.pretrained.plan import plan
+from bowerbird.pretrained.samplers import SAMPLERS
 from bowerbird.progress import Cancelled, Progress
 from bowerbird.request import Lora, PaintRequest
 from tests.pretrained import checkpoints
@@ -89,12 +91,13 @@ def test_the_model_is_read_once(tiny: Any, monkeypatch: pytest.MonkeyPatch, pict
 
 
 def test_what_cannot_be_is_refused_with_the_nearest(sd15: PretrainedPainter, tiny: Any):
-    for fields, words in [
+    refused: list[tuple[dict[str, object], str]] = [
         ({"sampler": "dpm2m"}, r"Did you mean 'dpm\+\+2m'"),
         ({"speed": "fsat"}, "Did you mean 'fast'"),
         ({"label": "bird"}, "'label'"),
         ({"styles": ["inc-wash"]}, "'ink-wash'"),
-    ]:
+    ]
+    for fields, words in refused:
         with pytest.raises(RequestError, match=words):
             paint(sd15, **fields)
     with pytest.raises(RequestError, match="give it an image"):
@@ -109,7 +112,7 @@ def test_speeds_change_the_number_of_steps(sd15: PretrainedPainter):
 
 @pytest.mark.parametrize(
     ("sampler", "steps", "words"),
-    [*((sampler, 1001, "ask for 1000 or fewer") for sampler in painter.SAMPLERS), ("lcm", 51, "lcm cannot take 51 steps")],
+    [*((sampler, 1001, "ask for 1000 or fewer") for sampler in SAMPLERS), ("lcm", 51, "lcm cannot take 51 steps")],
 )
 def test_more_steps_than_a_schedule_has_are_refused_before_anything_is_painted(
     sd15: PretrainedPainter, sampler: str, steps: int, words: str
@@ -131,7 +134,7 @@ def test_models_distilled_to_few_steps_keep_their_sampler(tiny: Any, tmp_path: P
 # Progress
 
 
-@pytest.mark.parametrize("sampler", painter.SAMPLERS)
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_progress_counts_every_step_and_shows_the_picture(sd15: PretrainedPainter, sampler: str):
     events: list[Progress] = []
     previews = []
@@ -198,13 +201,10 @@ def test_strength_says_how_far_to_move(sd15: PretrainedPainter, pictures: dict[s
 def test_strength_is_recorded_where_it_means_something(sd15: PretrainedPainter, tiny: Any, pictures: dict[str, Path]):
     """Left open, a picture to vary is moved from by 0.6 and a masked part is painted anew; without a picture it says nothing."""
     photo, mask = {"image": pictures["small"]}, {"mask": pictures["small-mask"]}
-    for fields, strength in [
-        ({}, None),
-        (photo, 0.6),
-        ({**photo, "strength": 0.3}, 0.3),
-        ({**photo, **mask}, 1.0),
-    ]:
-        assert sd15.resolve(request(**fields)).strength == strength
+    assert sd15.resolve(request()).strength is None
+    assert sd15.resolve(request(**photo)).strength == 0.6
+    assert sd15.resolve(request(**photo, strength=0.3)).strength == 0.3
+    assert sd15.resolve(request(**photo, **mask)).strength == 1.0
     assert tiny("x4").painter.resolve(request(**photo)).strength is None
 
 
@@ -229,7 +229,7 @@ def test_a_small_part_of_a_large_picture_is_painted_at_full_size(tiny: Any, tmp_
     mask = Image.new("L", (640, 480))
     mask.paste(255, (500, 100, 520, 130))
     mask.save(tmp_path / "mask.png")
-    work = painter.plan(request(image=tmp_path / "photo.png", mask=tmp_path / "mask.png", size=(640, 480)), "paint", 64)
+    work = plan(request(image=tmp_path / "photo.png", mask=tmp_path / "mask.png", size=(640, 480)), "paint", 64)
     assert work.size == (64, 64) and work.repaint is not None
     left, top, right, bottom = work.repaint.box
     assert (right - left, bottom - top) == (64, 64) and left <= 500 and right >= 520 and top <= 100 and bottom >= 130
@@ -243,7 +243,7 @@ def test_detail_paints_a_small_part_at_the_networks_own_size(sd15: PretrainedPai
     mask.save(tmp_path / "mask.png")
     fields = {"image": tmp_path / "face.png", "mask": tmp_path / "mask.png", "detail": True}
     resolved = sd15.resolve(request(**fields))
-    work = painter.plan(resolved, "paint", sd15.native)
+    work = plan(resolved, "paint", sd15.native)
     assert resolved.strength == 0.5 and work.repaint is not None
     assert work.repaint.box[2] - work.repaint.box[0] == 26 and work.size == (64, 64)
     painted = paint(sd15, **fields)[0].picture
@@ -355,10 +355,10 @@ def test_two_loras_act_together(sd15: PretrainedPainter, tiny: Any, tmp_path: Pa
 def test_files_that_are_no_lora_are_refused_and_change_nothing(sd15: PretrainedPainter, tiny: Any, tmp_path: Path):
     before = paint(sd15)[0].picture.tobytes()
     wide = {"unet.x.lora_A.weight": torch.zeros(2000, 3000), "unet.x.lora_B.weight": torch.zeros(3000, 2000)}
-    checkpoints.save_file(wide, tmp_path / "wide.safetensors")
+    save_file(wide, tmp_path / "wide.safetensors")
     foreign, _ = checkpoints.lora_files(tmp_path, tiny("sdxl").networks["unet"])
     stray = {"text_encoder.x.lora_A.weight": torch.zeros(2, 3), "text_encoder.x.lora_B.weight": torch.zeros(3, 2)}
-    checkpoints.save_file(stray, tmp_path / "text_encoder.safetensors")
+    save_file(stray, tmp_path / "text_encoder.safetensors")
     (tmp_path / "old.pt").write_bytes(b"\x80\x02.")
     for file, words in [
         (tiny("sd15").file, "no LoRA weights"),
@@ -381,7 +381,7 @@ def test_a_lora_in_pefts_own_naming(sd15: PretrainedPainter, tiny: Any, tmp_path
     expected = paint(sd15, loras=[Lora(file=files["peft"])])[0].picture.tobytes()
     for prefix in ("base_model.model.", ""):
         path = tmp_path / "adapter_model.safetensors"
-        checkpoints.save_file({prefix + name: tensor for name, tensor in plain.items()}, path)
+        save_file({prefix + name: tensor for name, tensor in plain.items()}, path)
         assert paint(sd15, loras=[Lora(file=path)])[0].picture.tobytes() == expected
     (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 2.0}))
     sd15._use_loras([])
@@ -396,9 +396,9 @@ def test_a_lora_of_the_text_encoder_alone(sd15: PretrainedPainter, tiny: Any, tm
     down, up = torch.randn(2, 32, generator=generator), torch.randn(32, 2, generator=generator)
     for number, (a, b) in enumerate((("lora_linear_layer.down", "lora_linear_layer.up"), ("lora_A", "lora_B"))):
         names = {f"text_encoder.{stem}.{a}.weight": down, f"text_encoder.{stem}.{b}.weight": up}
-        checkpoints.save_file(names, tmp_path / f"{number}.safetensors")
+        save_file(names, tmp_path / f"{number}.safetensors")
     kohya = f"lora_te_{stem.replace('.', '_')}"
-    checkpoints.save_file(
+    save_file(
         {f"{kohya}.lora_down.weight": down, f"{kohya}.lora_up.weight": up, f"{kohya}.alpha": torch.tensor(2.0)}, tmp_path / "2.safetensors"
     )
     before = paint(sd15)[0].picture.tobytes()

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from bowerbird.pretrained import PretrainedPainter, open_pretrained
 from bowerbird.pretrained.samplers import SAMPLERS
@@ -142,7 +143,7 @@ def test_the_folder_and_the_single_file_are_one_model(tiny: Any):
 def test_older_layouts_open_to_the_same_model(tiny: Any, tmp_path: Path):
     """Checkpoints in half precision, and text encoders from before `text_model.` (2022) or from after it (transformers 5.6)."""
     model = tiny("sd15")
-    checkpoints.save_file(checkpoints.single_file(model.networks, "sd15", half=True, text_model=False), tmp_path / "old.safetensors")
+    save_file(checkpoints.single_file(model.networks, "sd15", half=True, text_model=False), tmp_path / "old.safetensors")
     old = open_pretrained(tmp_path / "old.safetensors", CPU).parts.networks
     for part, network in open_pretrained(model.file, CPU).parts.networks.items():
         for key, tensor in network.state_dict().items():

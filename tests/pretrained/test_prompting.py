@@ -18,7 +18,7 @@ def pipeline(request: pytest.FixtureRequest, tiny: Any) -> Any:
     return tiny(request.param).painter._pipeline("text")
 
 
-def pipelines_own(pipeline: Any, prompt: str, negative: str | None) -> tuple[Any, ...]:
+def pipelines_own(pipeline: Any, prompt: str, negative: str | None) -> Any:
     return pipeline.encode_prompt(prompt, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=True, negative_prompt=negative)
 
 
@@ -69,8 +69,8 @@ def test_every_family_paints_weighted_and_long_prompts(tiny: Any, pictures: Any,
         fields = {"model": name, "prompt": prompt, "seed": 1, "steps": 2, "guidance": guidance, "negative": "fog"}
         if name == "x4":
             fields["image"] = next(iter(pictures.values()))
-        ((painted),) = tiny(name).painter.paint(read_request(fields))
-        return painted.picture.tobytes()
+        (painted,) = tiny(name).painter.paint(read_request(fields))
+        return bytes(painted.picture.tobytes())
 
     plain, weighted, longer = paint("a red bird"), paint("a (red:3) bird"), paint("a red bird " + LONG)
     assert len({plain, weighted, longer}) == 3

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -85,9 +86,13 @@ def test_this_machine_may_be_asked(address: str) -> None:
 
 
 @pytest.fixture
-def language_model(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict]:
+def language_model(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     """A server on this machine that answers with state["answer"]; what it was asked is in state["asked"]."""
-    state: dict = {"asked": [], "answer": lambda body: {"choices": [{"message": {"content": "a fox, snow, (blue) light"}}]}, "status": 200}
+    state: dict[str, Any] = {
+        "asked": [],
+        "answer": lambda body: {"choices": [{"message": {"content": "a fox, snow, (blue) light"}}]},
+        "status": 200,
+    }
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -111,7 +116,7 @@ def language_model(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict]:
     server.server_close()
 
 
-def test_a_language_model_is_asked_once_with_the_seed_and_its_words_are_only_words(language_model: dict) -> None:
+def test_a_language_model_is_asked_once_with_the_seed_and_its_words_are_only_words(language_model: dict[str, Any]) -> None:
     request = read_request({"model": "m", "prompt": "a fox", "seed": 5, "count": 3, "expand": "llm"})
     (one,) = finish(request)
     assert one.prompt == r"a fox, snow, \(blue\) light" and one.count == 3
@@ -120,14 +125,14 @@ def test_a_language_model_is_asked_once_with_the_seed_and_its_words_are_only_wor
 
 
 @pytest.mark.parametrize("answer", [{}, {"choices": []}, {"choices": [{"message": {"content": None}}]}, "text"])
-def test_a_strange_answer_is_a_sentence(language_model: dict, answer: object) -> None:
+def test_a_strange_answer_is_a_sentence(language_model: dict[str, Any], answer: object) -> None:
     language_model["answer"] = lambda body: answer
     with pytest.raises(RequestError, match="OpenAI-compatible"):
         finish(read_request({"model": "m", "prompt": "a fox", "expand": "llm"}))
 
 
 @pytest.mark.parametrize("status", [307, 302, 404, 500])
-def test_an_answer_that_leads_elsewhere_or_nowhere_is_a_sentence(language_model: dict, status: int) -> None:
+def test_an_answer_that_leads_elsewhere_or_nowhere_is_a_sentence(language_model: dict[str, Any], status: int) -> None:
     language_model["status"] = status
     with pytest.raises(RequestError, match="does not answer"):
         finish(read_request({"model": "m", "prompt": "a fox", "expand": "llm"}))

@@ -85,7 +85,7 @@ def test_each_picture_draws_from_its_own_seed() -> None:
     """So picture 8 reads the same alone as among others."""
     together = finish(asks(prompt="a __colour__ __bird__", count=20))
     alone = [finish(asks(prompt="a __colour__ __bird__", seed=7 + i))[0] for i in range(20)]
-    spread = [(one.seed + i, one.prompt) for one in together for i in range(one.count)]
+    spread = [((one.seed or 0) + i, one.prompt) for one in together for i in range(one.count)]
     assert spread == [(one.seed, one.prompt) for one in alone]
     assert len({one.prompt for one in alone}) > 15
 
@@ -115,7 +115,7 @@ def test_wildcards_nest_and_the_users_lists_count() -> None:
         ({"prompt": "x", "expand": "llm"}, "address"),
     ],
 )
-def test_what_there_is_not_is_said_in_a_sentence(fields: dict, said: str) -> None:
+def test_what_there_is_not_is_said_in_a_sentence(fields: dict[str, object], said: str) -> None:
     with pytest.raises(RequestError) as error:
         finish(asks(**fields))
     assert said in str(error.value) and "\n" not in str(error.value)

@@ -10,6 +10,8 @@ from bowerbird.prompts.language import (
     EVERY_SYNTAX,
     Array,
     LoraTag,
+    Part,
+    Prompt,
     Weighted,
     Wildcard,
     Words,
@@ -19,6 +21,7 @@ from bowerbird.prompts.language import (
     segments,
     show,
 )
+from bowerbird.request import Syntax
 
 # Random letters hardly ever meet the syntax; these pieces meet it all the time, whole, broken and nested.
 PIECES = [
@@ -65,8 +68,8 @@ def test_escaped_text_is_words_and_nothing_else(text: str) -> None:
 
 @settings(max_examples=500, deadline=None)
 @given(odd_text, st.sets(st.sampled_from(EVERY_SYNTAX)))
-def test_each_part_can_be_switched_off(text: str, without: set[str]) -> None:
-    kinds = {"weights": Weighted, "wildcards": Wildcard, "arrays": Array, "loras": LoraTag}
+def test_each_part_can_be_switched_off(text: str, without: set[Syntax]) -> None:
+    kinds: dict[Syntax, type[Part]] = {"weights": Weighted, "wildcards": Wildcard, "arrays": Array, "loras": LoraTag}
     off = tuple(kinds[name] for name in without)
 
     def flat(parts):
@@ -108,7 +111,7 @@ def test_text_without_syntax_stays_as_it_is(text: str) -> None:
         ("(at 12:30)", (Weighted((Words("at 12:30"),), 1.1),)),
     ],
 )
-def test_what_is_read(text: str, prompt: tuple) -> None:
+def test_what_is_read(text: str, prompt: Prompt) -> None:
     assert parse(text) == prompt
 
 

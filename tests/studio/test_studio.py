@@ -48,8 +48,8 @@ def test_a_field_of_the_form_is_one_of_the_request(field: str) -> None:
 
 
 def test_what_is_typed_is_what_is_asked() -> None:
-    typed = {"size": " 64 x 96", "seed": " 7", "steps": "12", "guidance": "1.5", "label": None, "styles": [], "negative": "  "}
-    request = read_request({**fields_of(typed)})
+    typed = {"size": " 64 x 96", "seed": " 7", "steps": "12", "guidance": "1.5"}
+    request = read_request(fields_of({**typed, "label": None, "styles": [], "negative": "  "}))
     assert request == PaintRequest(size=(64, 96), seed=7, steps=12, guidance=1.5)
 
 

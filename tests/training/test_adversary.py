@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ def recipe_with(adversary: float = 0.5, noise: float = 0.2, precision: str = "fp
     )
 
 
-def objective_with(pictures: Path, **changes: float) -> Autoencoding:
+def objective_with(pictures: Path, **changes: Any) -> Autoencoding:
     return Autoencoding(recipe_with(**changes), open_pictures(pictures, 16, "crop", 0.1, 0), CPU, "fp32")
 
 
@@ -64,7 +65,8 @@ def test_its_lessons_are_its_own(picture_folder: Path) -> None:
     assert adversary is not None
     objective.losses(model, batch, slice(0, 4)).sum().backward()
     of_critic, of_model = gradients(adversary.critic), gradients(model)
-    adversary.critic.zero_grad(), model.zero_grad()
+    adversary.critic.zero_grad()
+    model.zero_grad()
 
     restored = model(batch.x0, batch.eps, batch.noise)[0]
     adversary.lesson(batch.x0, restored).sum().backward()
@@ -132,16 +134,21 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(picture_folder: Path
             torch.testing.assert_close(whole[name], parts[name], atol=2e-4, rtol=1e-3)
 
 
-def test_noise_is_in_the_units_of_the_latents(picture_folder: Path) -> None:
+def test_noise_is_in_the_units_of_the_latents(picture_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Latents twice as large get twice the noise, so no scale escapes it; an amount of 0 is none."""
     objective = objective_with(picture_folder, adversary=0.0, noise=0.3)
     batch = objective.draw(0, 200)
-    assert float(batch.noise.min()) >= 0 and 0.2 < float(batch.noise.max()) <= 0.3  # type: ignore[attr-defined]
+    assert float(batch.noise.min()) >= 0 and 0.2 < float(batch.noise.max()) <= 0.3
     model = objective.new_model()
     found: list[torch.Tensor] = []
-    model.restore = lambda latents: found.append(latents) or latents  # type: ignore[method-assign, assignment, func-returns-value]
     x, eps = batch.x0[:2], torch.randn(2, *objective.latent_shape)
-    model.moments = lambda pictures: (torch.full(eps.shape, 2.0), torch.full(eps.shape, -60.0))  # type: ignore[method-assign, assignment]
+
+    def restore(latents: torch.Tensor) -> torch.Tensor:
+        found.append(latents)
+        return latents
+
+    monkeypatch.setattr(model, "restore", restore)
+    monkeypatch.setattr(model, "moments", lambda pictures: (torch.full(eps.shape, 2.0), torch.full(eps.shape, -60.0)))
     model(x, eps, torch.tensor([0.0, 0.3]))
     torch.testing.assert_close(found[0][0], torch.full(eps.shape[1:], 2.0))
     torch.testing.assert_close(found[0][1], 2 + 2 * 0.3 * eps[1])

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bowerbird import hardware
 from bowerbird.data.pictures import open_pictures
 from bowerbird.errors import ResourceError, Stopped
 from bowerbird.recipe import Recipe, read_recipe
@@ -98,10 +99,10 @@ def test_what_a_forward_pass_keeps_grows_with_its_pictures(run: Run) -> None:
 def test_more_than_there_is_says_what_to_change(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     memory = replace(measure_memory(run), save=0)
     monkeypatch.setattr(memory_module, "measure_memory", lambda _: memory)
-    monkeypatch.setattr(memory_module.hardware, "available_memory_bytes", lambda _: memory.peak(4, gradients_wait=True))
+    monkeypatch.setattr(hardware, "available_memory_bytes", lambda _: memory.peak(4, gradients_wait=True))
     with pytest.raises(ResourceError, match=r"train\.micro_batch=4"):
         memory_module.require_memory(run)
-    monkeypatch.setattr(memory_module.hardware, "available_memory_bytes", lambda _: 1)
+    monkeypatch.setattr(hardware, "available_memory_bytes", lambda _: 1)
     with pytest.raises(ResourceError, match=r"smaller network"):
         memory_module.require_memory(run)
 
@@ -116,8 +117,8 @@ def test_memory_peaks_in_an_update_or_in_a_save() -> None:
 @pytest.mark.parametrize(("slowness", "first", "said_at"), [(2.0, 0, [5]), (2.0, 40, [45]), (1.1, 0, [])])
 def test_an_overrun_is_said_once(run: Run, monkeypatch: pytest.MonkeyPatch, slowness: float, first: int, said_at: list[int]) -> None:
     """Twice as slow as promised: silent for a twentieth of the run, said then, and not again; also when resumed.  On time: never."""
-    now, said = 0.0, []
-    monkeypatch.setattr(budget.time, "monotonic", lambda: now)
+    now, said = 0.0, list[int]()
+    monkeypatch.setattr("bowerbird.training.budget.time.monotonic", lambda: now)
     run.on_progress = lambda event: said.append(run.state.seen)
     run.recipe = of_length(run.recipe, 100)
     promise(run, Forecast(100, 1.0, 10**9, 1.2, 1.0, 0, "a machine", "fp32", False, None))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> object:
         yield
 
 
-def told(**sections: dict[str, object]) -> Recipe:
+def told(**sections: Mapping[str, object]) -> Recipe:
     return tiny_recipe(
         **{"condition": {"image_embedding": True, "image_embedding_drop": 0.25, "label": True, "label_drop": 0.5}} | sections
     )

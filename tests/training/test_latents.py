@@ -15,7 +15,7 @@ from bowerbird.data.pictures import open_pictures
 from bowerbird.errors import ModelError, RecipeError, RunError, Stopped
 from bowerbird.generate import open_autoencoder, open_model
 from bowerbird.painter import OwnPainter
-from bowerbird.pixels import to_x0
+from bowerbird.pixels import Pixels, to_x0
 from bowerbird.recipe import Recipe
 from bowerbird.request import PaintRequest
 from bowerbird.run_folder import read_run_state
@@ -92,12 +92,24 @@ def test_drawn_latents_have_mean_0_and_deviation_1(picture_folder: Path, autoenc
     torch.testing.assert_close(drawn.std((0, 2, 3)), torch.ones(4), atol=0.05, rtol=0)
 
 
+def encoded_counts(monkeypatch: pytest.MonkeyPatch, seconds: float = 0.0) -> list[int]:
+    """How many pictures each encoding from now on took; each lasts `seconds` longer."""
+    counts, sound = list[int](), LatentStore._rows_of
+
+    def counted(store: LatentStore, pixels: Pixels) -> latents.Rows:
+        counts.append(len(pixels))
+        time.sleep(seconds)
+        return sound(store, pixels)
+
+    monkeypatch.setattr(LatentStore, "_rows_of", counted)
+    return counts
+
+
 def test_a_second_run_encodes_nothing_and_a_changed_picture_alone_is_encoded(
     picture_folder: Path, tmp_path: Path, autoencoder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, encoded = shutil.copytree(picture_folder, tmp_path / "pictures"), []
-    sound = LatentStore._rows_of
-    monkeypatch.setattr(LatentStore, "_rows_of", lambda store, pixels: encoded.append(len(pixels)) or sound(store, pixels))
+    folder = shutil.copytree(picture_folder, tmp_path / "pictures")
+    encoded = encoded_counts(monkeypatch)
     monkeypatch.setenv("BOWERBIRD_CACHE", str(tmp_path / "cache"))
     recipe = latent_recipe(autoencoder)
     first = opened(folder, recipe)
@@ -124,7 +136,7 @@ def test_an_encoding_that_was_killed_goes_on(
     monkeypatch.setenv("BOWERBIRD_CACHE", str(tmp_path / "cache"))
     sound, calls = LatentStore._rows_of, []
 
-    def dies(store: LatentStore, pixels: np.ndarray) -> latents.Rows:
+    def dies(store: LatentStore, pixels: Pixels) -> latents.Rows:
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
@@ -136,8 +148,8 @@ def test_an_encoding_that_was_killed_goes_on(
     (data,) = (tmp_path / "cache").rglob("latents.f16")
     with data.open("ab") as file:
         file.write(b"half a row")
-    with (data.parent / "contents.txt").open("a") as file:
-        file.write("half a line")
+    with (data.parent / "contents.txt").open("ab") as file:
+        file.write(b"half a line")
     resumed = opened(picture_folder, recipe)
     assert len(calls) == 3 + 4
     assert np.array_equal(whole.rows[whole.row_of], resumed.rows[resumed.row_of])
@@ -155,10 +167,7 @@ def test_another_autoencoder_is_another_run(picture_folder: Path, tmp_path: Path
 def test_a_forecast_encodes_few_pictures_and_counts_the_others(
     picture_folder: Path, tmp_path: Path, autoencoder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encoded, sound = [], LatentStore._rows_of
-    monkeypatch.setattr(
-        LatentStore, "_rows_of", lambda store, pixels: encoded.append(len(pixels)) or time.sleep(0.5) or sound(store, pixels)
-    )
+    encoded = encoded_counts(monkeypatch, seconds=0.5)
     monkeypatch.setenv("BOWERBIRD_CACHE", str(tmp_path / "cache"))
     plan = forecast(picture_folder, latent_recipe(autoencoder), Budget(), device=CPU)
     assert sum(encoded) <= 2 * 8 + 6 + 1  # two batches, the held-out ones, one to measure

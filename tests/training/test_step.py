@@ -73,15 +73,12 @@ def test_the_learning_rate_rises_stays_and_falls() -> None:
 def test_the_average_is_as_wide_as_its_name(width: float) -> None:
     """Feed the step number as the weight: mean and standard deviation of the averaging are then read off directly."""
     model = build_denoiser(tiny_recipe(), (3, 16, 16))
-    one = torch.nn.Parameter(torch.zeros(1))
-    model.network = torch.nn.Module()
-    model.network.register_parameter("t", one)
-    model.network.register_parameter("t2", torch.nn.Parameter(torch.zeros(1)))
+    model.network = torch.nn.ParameterDict({"t": torch.zeros(1), "t2": torch.zeros(1)})
     ema, steps = Ema(model, width), 2000
     for step in range(1, steps + 1):
         with torch.no_grad():
-            model.network.t.fill_(step / steps)  # type: ignore[union-attr]
-            model.network.t2.fill_((step / steps) ** 2)  # type: ignore[union-attr]
+            model.network["t"].fill_(step / steps)
+            model.network["t2"].fill_((step / steps) ** 2)
         ema.update(model, step)
     mean, square = (float(getattr(ema.model.network, name)) for name in ("t", "t2"))
     assert (square - mean**2) ** 0.5 == pytest.approx(width, rel=0.02)
@@ -103,7 +100,7 @@ def test_ema_exponents_of_the_paper() -> None:
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_optimizer_settings_arrive_as_written(name: str) -> None:
-    settings = Train(optimizer=name, lr=0.123, betas=(0.8, 0.95), weight_decay=0.07)  # type: ignore[arg-type]
+    settings = Train(optimizer=name, lr=0.123, betas=(0.8, 0.95), weight_decay=0.07)
     model = build_denoiser(tiny_recipe(), (3, 16, 16))
     optimizers = make_optimizers(settings, model)
     parameters = [p for o in optimizers for group in o.param_groups for p in group["params"]]

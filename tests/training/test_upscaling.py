@@ -70,7 +70,7 @@ def test_stopped_and_resumed_equals_unbroken(picture_folder: Path, tmp_path: Pat
 
 def test_an_adversary_pulls_and_what_is_told_stays_the_error(picture_folder: Path) -> None:
     """Losses with and without one can be compared; the gradients differ."""
-    told, gradients = [], []
+    told, gradients = list[torch.Tensor](), list[torch.Tensor]()
     for adversary in (0.0, 0.5):
         objective = Upscaling(upscaling(adversary=adversary), open_pictures(picture_folder, 16), CPU, "fp32")
         torch.manual_seed(0)
@@ -78,9 +78,11 @@ def test_an_adversary_pulls_and_what_is_told_stays_the_error(picture_folder: Pat
         losses = objective.losses(model, objective.draw(0, 4), slice(0, 4))
         losses.sum().backward()
         told.append(losses.detach())
-        gradients.append(model.layers[-1].weight.grad)
+        last = model.layers[-1]
+        assert isinstance(last, torch.nn.Conv2d) and last.weight.grad is not None
+        gradients.append(last.weight.grad)
     torch.testing.assert_close(*told)
-    assert not torch.allclose(*gradients)
+    assert not torch.allclose(gradients[0], gradients[1])
 
 
 def test_a_sample_is_a_function_of_its_number(picture_folder: Path) -> None:

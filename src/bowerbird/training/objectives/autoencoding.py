@@ -66,7 +66,7 @@ class Autoencoding:
         assert isinstance(self.base.network, ConvAutoencoder), "a recipe for one comes from one"
         return self.base.network.requires_grad_(True)
 
-    def draw(self, start: int, stop: int) -> Batch:
+    def draw(self, start: int, stop: int) -> NoisyBatch:
         seed, samples = self.recipe.data.seed, np.arange(start, stop)
         chosen = chosen_pictures(self.pictures, seed, start, stop)
         x0, eps = self.samples.drawn(chosen, samples), noise(seed, "latent noise", samples, self.latent_shape)
