@@ -39,6 +39,8 @@ from bowerbird.training.latents import LatentSamples, LatentStore
 from bowerbird.training.objectives.denoising import Denoising
 from bowerbird.training.parallel import World
 
+_STABLE_DIFFUSION = Betas(kind="scaled-linear", start=0.00085, end=0.012)
+
 
 class Adapting(Denoising):
     """Denoising, with what differs: where network, words and latents come from, and what is saved."""
@@ -129,14 +131,12 @@ class Adapting(Denoising):
         return to(self.words(["" if out else text for text, out in zip(said, off.tolist(), strict=True)]), self.device)
 
 
-_STABLE_DIFFUSION = Betas(kind="scaled-linear", start=0.00085, end=0.012)
-
-
 def _betas(parts: Parts) -> Betas:
     """The noise schedule the base was trained on, which for all of the family is one."""
     config = parts.schedulers["scheduler"]
-    told = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000}
-    other = [name for name, usual in told.items() if config.get(name, usual) != usual]
+    ours = _STABLE_DIFFUSION
+    usual = {"beta_schedule": "scaled_linear", "beta_start": ours.start, "beta_end": ours.end, "num_train_timesteps": ours.num_steps}
+    other = [name for name, value in usual.items() if config.get(name, value) != value]
     if other or config.get("rescale_betas_zero_snr"):
         name = (other or ["rescale_betas_zero_snr"])[0]
         raise ModelError(
