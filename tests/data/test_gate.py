@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import platform
 import threading
 import time
 from collections import Counter
@@ -12,8 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from bowerbird.data import Pictures, open_pictures
+from bowerbird.data.decode import examine
 from bowerbird.data.names import printable
 from tests.data.corpus import PRIVATE, SIZE, Case, corpus, encode, marked, tree_hash, write
 from tests.data.mutants import mutant, seeds
@@ -95,6 +99,24 @@ def test_500_mutants_each_end_in_one_state(tmp_path: Path) -> None:
     assert sum(pictures.report["counts"].values()) == 500
     assert pictures.report["counts"]["rejected"] > 50 and len(pictures.pixels) > 50  # both sides of the gate are reached
     assert tree_hash(tmp_path) == before
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only the GNU C library fills new memory when asked")
+def test_rows_that_a_damaged_tiff_does_not_hold_are_black() -> None:
+    """They are not what the memory held before, here 255 and 85, so that two scans of one file see one picture."""
+    side, file = 128, io.BytesIO()
+    Image.new("1", (side, side), 1).save(file, "TIFF", compression="group4")
+    whole = Image.open(file)
+    assert isinstance(whole, TiffImageFile)
+    (start,), (length,) = whole.tag_v2[273], whole.tag_v2[279]
+    data = bytearray(file.getvalue())
+    data[start + length // 2 : start + length] = bytes(length - length // 2)
+    for byte in (255, 85):
+        rubbish = [bytes([byte]) * count for count in range(600, 20_000, 10)]
+        del rubbish
+        found, pixels = examine(bytes(data), ".tif", side, "crop")
+        assert found.code == "" and pixels is not None
+        assert pixels[: side // 4].min() == 255 and pixels[-side // 4 :].max() == 0
 
 
 def test_large_pictures_shrink_as_the_field_shrinks_them(tmp_path: Path) -> None:

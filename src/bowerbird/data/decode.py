@@ -11,6 +11,7 @@ would hand a file called `safe.png` to whichever of its forty parsers claims it.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import io
 import json
@@ -20,7 +21,7 @@ import signal
 import stat
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import PurePath
 from typing import Any, Literal, NamedTuple
@@ -86,6 +87,7 @@ _UPRIGHT = {  # EXIF orientation, tag 0x0112, to what undoes it
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_M_PERTURB = -6  # of <malloc.h>
 _SIDEWAYS = {_UPRIGHT[orientation] for orientation in (5, 6, 7, 8)}
 _WHITE = (255, 255, 255)
 
@@ -268,7 +270,8 @@ def _orientation(image: Image.Image) -> tuple[Image.Transpose | None, bool]:
 def _to_8_bit(image: ImageFile.ImageFile) -> tuple[Image.Image, str]:
     """The loaded picture in mode L, RGB, RGBA or CMYK, and the name of the change that took."""
     deep = image.tile and ";16" in str(image.tile[0].args)
-    image.load()
+    with _blank_memory() if image.format == "TIFF" else contextlib.nullcontext():
+        image.load()
     mode = image.mode
     if mode in {"P", "PA"}:
         return image.convert("RGBA" if image.has_transparency_data else "RGB"), "from-palette"
@@ -287,6 +290,23 @@ def _to_8_bit(image: ImageFile.ImageFile) -> tuple[Image.Image, str]:
     if mode == "L":
         return image, "from-16-bit" if deep else "from-grey"
     return image if mode == "RGB" else image.convert("RGB"), "from-16-bit" if deep else ""
+
+
+@contextlib.contextmanager
+def _blank_memory() -> Iterator[None]:
+    """New memory is zeros: libtiff leaves rows that a damaged file does not hold as it found them, and two scans are to see one picture.
+
+    Only the GNU C library does so when asked.  It writes all of that memory once more, so nothing but TIFFs is read like this.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is None:
+        yield
+        return
+    mallopt(_M_PERTURB, 0xFF)  # it writes the complement
+    try:
+        yield
+    finally:
+        mallopt(_M_PERTURB, 0)
 
 
 def _stretch(values: NDArray[np.float32]) -> NDArray[np.uint8]:
