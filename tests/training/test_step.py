@@ -15,6 +15,7 @@ from bowerbird.recipe import Train, read_recipe
 from bowerbird.run_folder import model_of_run, read_run_state
 from bowerbird.training.batches import Batch, level_draws
 from bowerbird.training.build import build_denoiser
+from bowerbird.training.grid import Grid, count_copies, painted_grid
 from bowerbird.training.loop import clip_gradients
 from bowerbird.training.objectives.denoising import Denoising
 from bowerbird.training.optimizer import Ema, decay_start, ema_exponent, learning_rate, make_optimizers
@@ -214,3 +215,18 @@ def test_a_run_that_is_no_better_than_its_start_says_so() -> None:
     scores = [{"held_out": score} for score in (1.0, 1.1, 1.05)]
     assert "No better yet than starter" in verdict(scores, "starter") and "Train longer" in verdict(scores, "starter")
     assert "No better" not in verdict(scores) and "Still learning" in verdict([*scores, {"held_out": 0.9}], "starter")
+
+
+def test_copies_in_the_grid_are_told(picture_folder: Path, tmp_path: Path) -> None:
+    """Of eight pictures four come from the training set, two of them mirrored; the others are noise."""
+    pictures = open_pictures(picture_folder, 16, "crop", 0.1, 0)
+    known = pictures.pixels[pictures.train[:4]].copy()
+    known[2:] = known[2:, :, ::-1]
+    new = np.random.default_rng(0).integers(0, 256, known.shape, dtype=np.uint8)
+    found = count_copies(painted_grid(np.concatenate([known, new])), pictures)
+    assert (found["painted"], found["copied"], found["unseen"]) == (8, 4, len(pictures.held))
+    assert count_copies(Grid(b"", None), pictures) == {}  # reconstructions are to be like what they are made from
+    run_here(picture_folder, tmp_path / "run", tiny_recipe())
+    said = verdict(Record(tmp_path / "run" / "metrics.jsonl").lines())
+    assert "Of the 4 pictures in the grid 0 look like copies of training pictures (of 6 real ones it never saw, " in said
+    assert said in (tmp_path / "run" / "report.html").read_text()

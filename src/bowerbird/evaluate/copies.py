@@ -33,6 +33,7 @@ COPY_BELOW = 0.35  # what it finds, and what it flags wrongly: docs/lab-log.md, 
 ROWS = 512  # queries compared at a time
 
 Floats = NDArray[np.floating[Any]]
+Thumbnails = Floats
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,13 @@ class Nearest:
 
 def nearest(pixels: Pixels, train: Pixels) -> Nearest:
     """Nearest training pictures as the eye sees them.  pixels (N, H, W, 3), train (M, H, W, 3) uint8; M >= 2."""
-    upright, mirrored = _thumbnails(train), _thumbnails(train[:, :, ::-1])
-    return _search(_thumbnails(pixels), [upright, mirrored])
+    return nearest_thumbnails(thumbnails(pixels), thumbnails(train))
+
+
+def nearest_thumbnails(queries: Thumbnails, train: Thumbnails) -> Nearest:
+    """The same of what `thumbnails` made of them."""
+    mirrored = train.reshape(-1, 3, THUMBNAIL_PX, THUMBNAIL_PX)[..., ::-1].reshape(train.shape)
+    return _search(queries, [train, mirrored])
 
 
 def nearest_by_features(features: Features, train: Features) -> Nearest:
@@ -65,9 +71,9 @@ def nearest_by_features(features: Features, train: Features) -> Nearest:
     return _search(_unit(features), [_unit(train)])
 
 
-def _thumbnails(pixels: Pixels) -> Floats:
+def thumbnails(pixels: Pixels) -> Thumbnails:
     """(N, H, W, 3) uint8 -> (N, 768) of length 1, each colour with mean 0; squared distances are 2 - 2 correlation."""
-    rows = []
+    rows = [np.zeros((0, 3 * THUMBNAIL_PX**2), np.float32)]
     for start in range(0, len(pixels), ROWS):
         x = to_tensor(pixels[start : start + ROWS]).float()
         small = F.interpolate(x, (THUMBNAIL_PX, THUMBNAIL_PX), mode="bilinear", antialias=True)

@@ -59,5 +59,5 @@ def _parsed(text: str) -> dict[str, Any] | None:
         return None
     if not isinstance(line, dict) or not isinstance(line.get("seen"), int):
         return None
-    numbers = (line.get(key) for key in ("loss", "grad_norm", "lr", "held_out"))
+    numbers = (line.get(key) for key in ("loss", "grad_norm", "lr", "held_out", "painted", "copied", "unseen", "unseen_copied"))
     return line if all(isinstance(number, int | float | None) for number in numbers) else None

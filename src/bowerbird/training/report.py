@@ -32,7 +32,11 @@ def write_report(run: Run) -> None:
 
 
 def verdict(lines: list[dict[str, Any]], begins_as: str = "") -> str:
-    """One sentence on where the run stands, from the held-out scores."""
+    """Where the run stands by its held-out scores, and how many pictures of its last grid look like copies."""
+    return f"{_learning(lines, begins_as)} {_copying(lines)}".rstrip()
+
+
+def _learning(lines: list[dict[str, Any]], begins_as: str) -> str:
     scores = [line["held_out"] for line in lines if "held_out" in line]
     if not scores:
         return "No pictures are held out, so nothing here tells learning from memorising; look at the grid."
@@ -52,6 +56,14 @@ def verdict(lines: list[dict[str, Any]], begins_as: str = "") -> str:
         f"Nearly level: the held-out score (1 at the first grid, lower is better) is {scores[-1]:.3f}, its lowest was {scores[low]:.3f}. "
         "More of the same training changes little; more pictures, or a larger model, would."
     )
+
+
+def _copying(lines: list[dict[str, Any]]) -> str:
+    last = next((line for line in reversed(lines) if line.get("painted")), None)
+    if last is None:
+        return ""
+    unseen = f" (of {last['unseen']} real ones it never saw, {last['unseen_copied']})" if last.get("unseen") else ""
+    return f"Of the {last['painted']} pictures in the grid {last['copied']} look like copies of training pictures{unseen}."
 
 
 def facts(run: Run, lines: list[dict[str, Any]]) -> dict[str, str]:

@@ -11,6 +11,7 @@ from bowerbird.pages import animation_bytes
 from bowerbird.recipe import Recipe
 from bowerbird.run_folder import entries, free_entry, read_run_state, write_run_state
 from bowerbird.storage import write_file
+from bowerbird.training.grid import count_copies
 from bowerbird.training.report import write_report
 from bowerbird.training.run import Run
 from bowerbird.training.validation import takes_the_title, validate
@@ -40,8 +41,8 @@ def take_snapshot(run: Run) -> None:
         return
     name = free_entry(run.out / "models", state.seen)
     about = About(training=_training(run), scores={"held_out": validation.score} if validation else {})
-    save_model(run.disk, run.out / "models" / name, run.objective.model(state.ema.model, about), grid)
-    write_file(run.disk, run.out / "samples" / f"epoch-{state.seen // len(run.pictures.train):04d}.png", grid)
+    save_model(run.disk, run.out / "models" / name, run.objective.model(state.ema.model, about), grid.png)
+    write_file(run.disk, run.out / "samples" / f"epoch-{state.seen // len(run.pictures.train):04d}.png", grid.png)
 
     is_best = validation is None or takes_the_title(validation.scores, state.best.scores, recipe.data.seed)
     if validation:
@@ -50,6 +51,8 @@ def take_snapshot(run: Run) -> None:
     write_run_state(run.disk, run.out, before.model_copy(update={"latest": name, "best": name if is_best else before.best}))
     if validation:
         run.record.append(seen=state.seen, held_out=validation.score, losses=[float(v) for v in validation.losses], best=is_best)
+    if copies := count_copies(grid, run.pictures):
+        run.record.append(seen=state.seen, **copies)
     _remove_unnamed_models(run)
     frames = sorted((run.out / "samples").glob("epoch-*.png"))
     write_file(run.disk, run.out / "progress.gif", animation_bytes(frames[:: math.ceil(len(frames) / MAX_FRAMES)]))
@@ -61,7 +64,7 @@ def keep_model(run: Run) -> None:
     grid = run.objective.grid(run.state.ema.model, run.recipe.sample.count, 1, lambda: None, run.world)
     if run.world.is_main:
         name = free_entry(run.out / "models", run.state.seen)
-        save_model(run.disk, run.out / "models" / name, run.objective.model(run.state.ema.model, About(training=_training(run))), grid)
+        save_model(run.disk, run.out / "models" / name, run.objective.model(run.state.ema.model, About(training=_training(run))), grid.png)
         write_run_state(run.disk, run.out, read_run_state(run.out).model_copy(update={"latest": name, "best": name}))
 
 

@@ -16,6 +16,7 @@ from bowerbird.progress import OnProgress
 from bowerbird.recipe import Recipe
 from bowerbird.training.adversary import Adversary
 from bowerbird.training.batches import Batch
+from bowerbird.training.grid import Grid
 from bowerbird.training.parallel import World
 
 
@@ -42,8 +43,8 @@ class Objective(Protocol):
     def held_out_losses(self, model: nn.Module, chosen: NDArray[np.int64], first: int) -> Tensor:
         """(n, terms): how the model does on held-out pictures; `first` is the place of the first among all that it is validated on."""
 
-    def grid(self, model: nn.Module, count: int, steps: int, check: Callable[[], None], world: World) -> bytes:
-        """A PNG of `count` pictures for people to look at, painted in `steps` where it is painted."""
+    def grid(self, model: nn.Module, count: int, steps: int, check: Callable[[], None], world: World) -> Grid:
+        """`count` pictures for people to look at, painted in `steps` where they are painted."""
 
     def model(self, network: nn.Module, about: About) -> Model:
         """What a folder holds of a network that learnt here."""

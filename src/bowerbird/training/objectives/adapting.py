@@ -10,7 +10,6 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 
 from bowerbird.captioning import OWN, Captions, captions_of
@@ -25,7 +24,6 @@ from bowerbird.locate import locate
 from bowerbird.model_folder import About, Model
 from bowerbird.models.conditioning import Cond, to
 from bowerbird.models.denoiser import Betas, Denoiser, DenoiserSpec
-from bowerbird.pages import contact_sheet, png_bytes
 from bowerbird.painter import PictureNoise
 from bowerbird.pixels import to_pixels
 from bowerbird.pretrained import recognise
@@ -35,6 +33,7 @@ from bowerbird.pretrained.loading import Parts, load_parts, weights_sha256
 from bowerbird.pretrained.words import Words, is_common
 from bowerbird.progress import OnProgress, note
 from bowerbird.recipe import Recipe
+from bowerbird.training.grid import Grid, painted_grid
 from bowerbird.training.latents import LatentSamples, LatentStore
 from bowerbird.training.objectives.denoising import Denoising
 from bowerbird.training.parallel import World
@@ -101,7 +100,7 @@ class Adapting(Denoising):
         parts = [super(Adapting, self).held_out_losses(model, chosen[at : at + size], first + at) for at in range(0, len(chosen), size)]
         return torch.cat(parts)
 
-    def grid(self, model: nn.Module, count: int, steps: int, check: Callable[[], None], world: World) -> bytes:
+    def grid(self, model: nn.Module, count: int, steps: int, check: Callable[[], None], world: World) -> Grid:
         """The first captions, from noise that is the same at every snapshot."""
         assert isinstance(model, Denoiser)
         sample, side = self.recipe.sample, self.recipe.data.size
@@ -118,7 +117,7 @@ class Adapting(Denoising):
                 x0 = SAMPLERS[sample.sampler](denoise, x, sigmas, noise, lambda *_: check())
                 painted.append(to_pixels(self.space.decode(x0)))
         pixels = world.all_gather(np.concatenate(painted).astype(np.float64), first, count).astype(np.uint8)
-        return png_bytes(contact_sheet([Image.fromarray(one) for one in pixels], columns=max(1, round(count**0.5))))
+        return painted_grid(pixels)
 
     def model(self, network: nn.Module, about: About) -> Model:
         assert isinstance(network, Denoiser) and isinstance(network.network, AdaptedUNet)

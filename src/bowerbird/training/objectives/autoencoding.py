@@ -30,6 +30,7 @@ from bowerbird.training.adversary import Adversary
 from bowerbird.training.base import base_model
 from bowerbird.training.batches import Batch, PixelSamples, chosen_pictures, noise
 from bowerbird.training.build import build_autoencoder
+from bowerbird.training.grid import Grid
 from bowerbird.training.parallel import World
 
 SCALES = (1, 2, 4)
@@ -95,7 +96,7 @@ class Autoencoding:
             terms.append(self._perceptual_loss(reconstructed, x0))
         return torch.stack(terms, dim=1)
 
-    def grid(self, model: nn.Module, count: int, steps: int, check: Callable[[], None], world: World) -> bytes:
+    def grid(self, model: nn.Module, count: int, steps: int, check: Callable[[], None], world: World) -> Grid:
         """Pictures beside their reconstructions; held-out ones where there are any."""
         assert isinstance(model, ConvAutoencoder)
         shown = (self.pictures.held if len(self.pictures.held) else self.pictures.train)[: max(1, count // 2)]
@@ -107,7 +108,7 @@ class Autoencoding:
             reconstructed = to_pixels(self._reconstructed(model, self.samples.plain(shown[first:last]).to(self.device))).astype(np.float64)
         reconstructed = world.all_gather(reconstructed, first, len(shown)).astype(np.uint8)
         pairs = [Image.fromarray(each) for pair in zip(self.pictures.pixels[shown], reconstructed, strict=True) for each in pair]
-        return png_bytes(contact_sheet(pairs, columns=2 * max(1, round((len(shown) / 2) ** 0.5))))
+        return Grid(png_bytes(contact_sheet(pairs, columns=2 * max(1, round((len(shown) / 2) ** 0.5)))))
 
     def model(self, network: nn.Module, about: About) -> Model:
         assert isinstance(network, ConvAutoencoder)

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 
 from bowerbird import hardware
@@ -26,7 +25,6 @@ from bowerbird.models.autoencoder import LatentSpace, Rgb
 from bowerbird.models.conditioning import Cond, to
 from bowerbird.models.conditioning import rows as rows_of
 from bowerbird.models.denoiser import Denoiser
-from bowerbird.pages import contact_sheet, png_bytes
 from bowerbird.painter import OwnPainter
 from bowerbird.progress import OnProgress
 from bowerbird.recipe import Recipe
@@ -35,6 +33,7 @@ from bowerbird.training.adversary import Adversary
 from bowerbird.training.base import base_model
 from bowerbird.training.batches import Batch, PixelSamples, Samples, chosen_pictures, level_draws, noise
 from bowerbird.training.build import build_denoiser, levels_of, sigma_data_of
+from bowerbird.training.grid import Grid, painted_grid
 from bowerbird.training.latents import LatentSamples, LatentStore
 from bowerbird.training.parallel import World
 
@@ -119,7 +118,7 @@ class Denoising:
             terms.append((model(add_noise(x0, eps, level), level, cond) - x0).square().flatten(1).mean(1))
         return torch.stack(terms, dim=1)
 
-    def grid(self, model: nn.Module, count: int, steps: int, check: Callable[[], None], world: World) -> bytes:
+    def grid(self, model: nn.Module, count: int, steps: int, check: Callable[[], None], world: World) -> Grid:
         """From noise that is the same at every snapshot, one label after the other where there are labels."""
         assert isinstance(model, Denoiser)
         painter = OwnPainter("this run", self.model(model, About()))
@@ -140,7 +139,7 @@ class Denoising:
             request = PaintRequest(model=painter.name, label=label, seed=seeds[0], count=len(seeds), steps=steps)
             painted += [np.asarray(each.picture, dtype=np.float64)[None] for each in painter.paint(request, on_progress)]
         pixels = world.all_gather(np.concatenate(painted), first, count).astype(np.uint8)
-        return png_bytes(contact_sheet([Image.fromarray(one) for one in pixels], columns=max(1, round(count**0.5))))
+        return painted_grid(pixels)
 
     def model(self, network: nn.Module, about: About) -> Model:
         assert isinstance(network, Denoiser)

@@ -29,6 +29,7 @@ from bowerbird.training.adversary import Adversary
 from bowerbird.training.base import base_model
 from bowerbird.training.batches import Batch, chosen_pictures, noise
 from bowerbird.training.build import build_upscaler
+from bowerbird.training.grid import Grid
 from bowerbird.training.objectives.autoencoding import feature_distance, pixel_error
 from bowerbird.training.parallel import World
 
@@ -111,7 +112,7 @@ class Upscaling:
             terms.append(self._perceptual_loss(found, x0))
         return torch.stack(terms, dim=1)
 
-    def grid(self, model: nn.Module, count: int, steps: int, check: Callable[[], None], world: World) -> bytes:
+    def grid(self, model: nn.Module, count: int, steps: int, check: Callable[[], None], world: World) -> Grid:
         """Small pictures, enlarged by plain scaling and by the network; held-out ones where there are any."""
         shown = (self.pictures.held if len(self.pictures.held) else self.pictures.train)[: max(1, count // 2)]
         first, last = world.share(0, len(shown))
@@ -125,7 +126,7 @@ class Upscaling:
         for pixels, found in zip(self.pictures.pixels[shown], enlarged, strict=True):
             low = Image.fromarray(small(pixels, side // self.settings.factor))
             pairs += [low.resize((side, side), Image.Resampling.BICUBIC), Image.fromarray(found)]
-        return png_bytes(contact_sheet(pairs, columns=2 * max(1, round((len(shown) / 2) ** 0.5))))
+        return Grid(png_bytes(contact_sheet(pairs, columns=2 * max(1, round((len(shown) / 2) ** 0.5)))))
 
     def model(self, network: nn.Module, about: About) -> Model:
         assert isinstance(network, Upscaler)
