@@ -175,16 +175,33 @@ def _judging(records: list[Record]) -> list[str]:
 
 
 def _upscaling(records: list[Record]) -> list[str]:
+    """A section for each run; those whose upscalers were also compared picture by picture have a second table."""
     head = ("", "of", "pictures", "KID x1000", "SWD at 256 px", "SWD at 128 px", "PSNR", "SSIM", "consistency", "core seconds")
-    rows: list[tuple[object, ...]] = [
-        (
-            *(row["upscaler"], row["of"], row["pictures"], *(_margin(row[key]) for key in ("kid", "swd_256", "swd_128"))),
-            *(f"{row['psnr']:.1f} dB", f"{row['ssim']:.3f}", f"{row['consistency']:.1f} dB", f"{row['cpu_seconds']:.2f}"),
-        )
-        for r in records
-        for row in r["rows"]
-    ]
-    return _section("Upscalers, 64 to 256 pixels", head, rows)
+    less = ("", "less", "of", "pictures", "PSNR", "SSIM x1000", "consistency", "features x1000", "KID x1000", "KID of patches")
+    how = "One less the other, picture by picture, or on the same draws of pictures:"
+    out: list[str] = []
+    for r in records:
+        rows = [
+            (
+                *(row["upscaler"], row["of"], row["pictures"], *(_margin(row[key]) for key in ("kid", "swd_256", "swd_128"))),
+                *(f"{row['psnr']:.1f} dB", f"{row['ssim']:.3f}", f"{row['consistency']:.1f} dB", f"{row['cpu_seconds']:.2f}"),
+            )
+            for row in r["rows"]
+        ]
+        differences = [
+            (
+                *(row["upscaler"], row["than"], row["of"], row["pictures"], _margin(row["psnr"]), _margin(_times(row["ssim"], 1000))),
+                *(_margin(row[key]) if key in row else "" for key in ("consistency", "features", "kid", "kid_patches")),
+            )
+            for row in r.get("differences", ())
+        ]
+        tag = r["name"].removeprefix("upscaling").replace("-", ", ", 1)
+        out += [*_section(f"Upscalers, 64 to 256 pixels{tag}", head, rows), *(["", how, *table(less, differences)] if differences else [])]
+    return out
+
+
+def _times(score: Record, factor: float) -> Record:
+    return {name: factor * value for name, value in score.items()}
 
 
 def _copies(records: list[Record]) -> list[str]:

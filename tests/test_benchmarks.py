@@ -11,6 +11,7 @@ import pytest
 from benchmarks import records
 from benchmarks.__main__ import RECORDS, command
 from benchmarks.entrants import blurred, gaussian, real
+from benchmarks.upscaling import kid_difference
 
 from bowerbird.pixels import Pixels
 
@@ -33,6 +34,14 @@ def test_a_command_names_no_folder_of_ours(monkeypatch: pytest.MonkeyPatch) -> N
     assert command() == "python -m benchmarks run quality --pictures PICTURES --splits SPLITS --seed 1"
     monkeypatch.setattr(sys, "argv", ["benchmarks", "run", "upscaling", "--upscaler", "theirs=/secret/e", "--upscaler", "ours=upscaler-4x"])
     assert command() == "python -m benchmarks run upscaling --upscaler theirs=FOLDER --upscaler ours=upscaler-4x"
+
+
+def test_one_upscaler_less_another() -> None:
+    """Nothing less itself, with no margin; and the other way round it is the negative."""
+    one, other, real = np.random.default_rng(0).normal(size=(3, 12, 2, 16)).astype(np.float32)
+    assert kid_difference(one, one, real) == {"value": 0, "margin": 0}
+    there, back = kid_difference(one, 2 * other, real), kid_difference(2 * other, one, real)
+    assert there["value"] == pytest.approx(-back["value"]) and there["value"] < 0 and there["margin"] == pytest.approx(back["margin"])
 
 
 def test_the_best_size_is_that_of_the_lowest_kid(tmp_path: Path) -> None:
