@@ -98,7 +98,7 @@ class Upscaler(Section):
     noise: float = Field(0.2, ge=0, le=1, description="most noise in small pictures, which span -1..1; half of them have none")
     perceptual: float = Field(0.25, ge=0, description="weight of looking alike to an ImageNet network, beside error of pixels; 0: none")
     adversary: float = Field(
-        0.0, ge=0, le=2, description="pull of what looks true against that of the pixels; above 0 there is more texture"
+        0.0, ge=0, le=2, description="pull of what looks true against that of the pixels; above 0 there is more texture, and grain"
     )
 
 
