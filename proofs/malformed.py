@@ -227,7 +227,7 @@ def our_folders(home: Path) -> Iterator[tuple[str, Kind]]:
         yield f"a model's {name}", Kind(model / name, (paint, info), inside, broken, sealed(name), share)
     large = home / "upscaler"
     shutil.copytree(ROOT / "src/bowerbird/models/bundled/upscaler-4x", large)
-    enlarge = command("upscale", large, pictures / "warm/000.png", "--steps", 1, "--seed", 0, "--out", out)
+    enlarge = command("upscale", large, pictures / "warm/000.png", "--seed", 0, "--out", out)
     above = (large / "bowerbird.json").read_bytes()
 
     def put_upscaler(data: bytes) -> None:
@@ -283,7 +283,7 @@ def our_folders(home: Path) -> Iterator[tuple[str, Kind]]:
     for suffix, text in {
         "csv": b'prompt,label,seed,steps,count,size\n"a red bird",warm,1,1,1,\n"a blue one",cold,2,1,1,\n',
         "jsonl": b'{"prompt": "a bird", "label": "warm", "seed": 1, "steps": 1}\n{"prompt": "a disc", "seed": 3, "steps": 1}\n',
-        "txt": b"a red bird\n# a (blue:1.2) [[red, green]] disc __colour__ <lora:x:1>\n",
+        "txt": b"a red bird\n# a (blue:1.2) [[red, green]] disc __colour__\n",
     }.items():
         file = home / f"prompts.{suffix}"
         file.write_bytes(text)
