@@ -503,7 +503,7 @@ def bodies(home: Path) -> Iterator[tuple[str, Kind]]:
             },
             "/api/train": {"pictures": str(home / "pictures"), "recipe": "latent-64", "settings": ["train.lr=1"], "count": 16},
             "/api/evaluate": {"generated": "pets", "against": str(home / "pictures"), "count": 10},
-            "/api/generate": {"model": "pets", "prompt": "a bird", "steps": 1, "count": 1},
+            "/api/jobs": {"requests": [{"model": "pets", "steps": 1, "count": 1}]},
         }.items():
             file = home / "body.json"
             good = json.dumps(body).encode()

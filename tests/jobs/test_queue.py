@@ -219,6 +219,15 @@ def test_a_queue_that_is_damaged_in_its_middle_is_told_when_it_is_opened(queue: 
         Queue(other)
 
 
+@pytest.mark.parametrize("damage", [b"\xff", b"{", b"[1]"], ids=["no text", "no JSON", "no request"])
+def test_a_job_that_was_damaged_is_said_in_a_sentence(queue: Queue, damage: bytes) -> None:
+    """The pages of the file are sound, and what stands in them is not."""
+    (job,) = queue.submit("paint", [ask()])
+    queue._db.execute("UPDATE jobs SET request = CAST(? AS TEXT)", (damage,))
+    with pytest.raises(ResourceError, match=rf"{job.id}.*damaged"):
+        queue.get(job.id)
+
+
 def test_the_queue_is_durable_before_it_answers(queue: Queue) -> None:
     """WAL with FULL is what makes `submit` a promise; both are connection settings that are easily lost."""
     assert queue._db.execute("PRAGMA journal_mode").fetchone()[0] == "wal"

@@ -25,7 +25,7 @@ from bowerbird.run_folder import RUN_FILE, model_of_run
 from bowerbird.storage import Disk
 from bowerbird.training.resume import start_or_resume
 from tests.conftest import tiny_recipe
-from tests.training.runs import Notes, run_here, setup
+from tests.training.runs import Notes, new_setup, run_here
 
 Tree = dict[str, bytes | None]  # path below the run ("" is the run itself) -> content of a file, None for a folder
 
@@ -218,7 +218,7 @@ def open_after(states: list[Crash], pictures: Path, folder: Path) -> None:
     for state in states:
         run = unfolder.unfold(state.tree, folder / "run")
         notes = Notes()
-        resumed = start_or_resume(setup(run, RECIPE, opened, notes))
+        resumed = start_or_resume(new_setup(run, RECIPE, opened, notes))
         for which in ("best", "latest"):
             open_model_folder(*model_of_run(run, which, notes))
         assert not notes

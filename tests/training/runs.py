@@ -29,7 +29,7 @@ from bowerbird.weights import load
 CPU = torch.device("cpu")
 
 
-def setup(out: Path, recipe: Recipe, pictures: Pictures, on_progress: OnProgress | None = None) -> Setup:
+def new_setup(out: Path, recipe: Recipe, pictures: Pictures, on_progress: OnProgress | None = None) -> Setup:
     """What a trainer begins with."""
     return Setup(out, recipe, pictures, CPU, Disk(), StopSignals(), World(), on_progress=on_progress)
 

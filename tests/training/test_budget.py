@@ -21,7 +21,7 @@ from bowerbird.training.memory import Memory, kept_bytes, measure_memory
 from bowerbird.training.resume import start_or_resume
 from bowerbird.training.run import Run
 from tests.conftest import tiny_recipe
-from tests.training.runs import CPU, assert_same_run, run_here, setup
+from tests.training.runs import CPU, assert_same_run, new_setup, run_here
 
 PACE = Pace(update=0.5, snapshot=7.0, save=2.0, log=0.001)
 
@@ -37,7 +37,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def run(picture_folder: Path, tmp_path: Path) -> Run:
     pictures = open_pictures(picture_folder, 16, "crop", 0.1, 0)
     (tmp_path / "trial").mkdir()
-    run = start_or_resume(setup(tmp_path / "trial", tiny_recipe(), pictures))
+    run = start_or_resume(new_setup(tmp_path / "trial", tiny_recipe(), pictures))
     assert run is not None
     return run
 

@@ -18,7 +18,7 @@ from bowerbird.training.compiling import REPAID_SECONDS, blocks_of, compile_bloc
 from bowerbird.training.resume import start_or_resume
 from bowerbird.training.run import Run
 from tests.conftest import tiny_recipe
-from tests.training.runs import CPU, Notes, assert_same_run, run_here, setup
+from tests.training.runs import CPU, Notes, assert_same_run, new_setup, run_here
 
 needs_a_compiler = pytest.mark.skipif(compiler_for(CPU) is None, reason="no C++ compiler here")
 
@@ -31,7 +31,7 @@ def run(picture_folder: Path, tmp_path: Path) -> Run:
 def new_run(pictures: Path, out: Path, **train: object) -> Run:
     recipe = tiny_recipe(train=train)
     out.mkdir(exist_ok=True)
-    started = start_or_resume(setup(out, recipe, open_pictures(pictures, recipe.data.size), Notes()))
+    started = start_or_resume(new_setup(out, recipe, open_pictures(pictures, recipe.data.size), Notes()))
     assert started is not None
     return started
 

@@ -28,7 +28,7 @@ from bowerbird.weights import load
 from tests.conftest import tiny_recipe
 from tests.disks import FullDisk
 from tests.training.faults import KINDS, damage, plant, writes_of
-from tests.training.runs import Notes, losses, run_here, setup
+from tests.training.runs import Notes, losses, new_setup, run_here
 
 RECIPE = tiny_recipe(sample={"every_epochs": 1, "count": 1, "steps": 1})
 
@@ -52,7 +52,7 @@ def test_damage_is_noticed_before_use(stopped: Path, picture_folder: Path, tmp_p
         verify_folder(newest, CHECKPOINT_MANIFEST)
     pictures = open_pictures(picture_folder, 16, "crop", 0.1, 0)
     notes = Notes()
-    resumed = start_or_resume(setup(run, RECIPE, pictures, notes))
+    resumed = start_or_resume(new_setup(run, RECIPE, pictures, notes))
     assert any("damaged" in note or "passing over" in note for note in notes)
     assert resumed is not None and 0 < resumed.state.seen < int(newest.name[:10])
 
@@ -138,10 +138,10 @@ def test_a_changed_setting_is_free_or_refused_by_name(stopped: Path, picture_fol
     run = shutil.copytree(stopped, tmp_path / "run")
     pictures = open_pictures(picture_folder, 16, "crop", 0.1, 0)
     if field in FREE_FIELDS:
-        assert start_or_resume(setup(run, other, pictures)) is not None
+        assert start_or_resume(new_setup(run, other, pictures)) is not None
     else:
         with pytest.raises(RunError, match=field.replace(".", r"\.")):
-            start_or_resume(setup(run, other, pictures))
+            start_or_resume(new_setup(run, other, pictures))
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_a_finished_run_whose_model_is_gone_makes_it_again(picture_folder: Path,
 
 def test_the_room_asked_for_holds_what_a_checkpoint_becomes(picture_folder: Path, tmp_path: Path) -> None:
     """A new optimizer has no moments yet, and those of AdamW are two more numbers a weight."""
-    run = start_or_resume(setup(tmp_path, RECIPE, open_pictures(picture_folder, RECIPE.data.size)))
+    run = start_or_resume(new_setup(tmp_path, RECIPE, open_pictures(picture_folder, RECIPE.data.size)))
     assert run is not None
     foreseen = checkpoint_bytes(run.state)
     loss = run.objective.losses(run.state.model, run.objective.draw(0, 8), slice(None)).sum()

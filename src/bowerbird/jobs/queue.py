@@ -400,6 +400,7 @@ class Queue:
             try:
                 found = sqlite3.connect(self.home / "queue.sqlite", timeout=30, isolation_level=None, check_same_thread=False)
                 found.row_factory = sqlite3.Row
+                found.text_factory = lambda data: data.decode("utf-8", "replace")  # of a damaged file; what it makes of a job, `_job` sees
                 found.execute("PRAGMA journal_mode = WAL")
                 found.execute(f"PRAGMA synchronous = {synchronous}")
             except sqlite3.DatabaseError as error:
@@ -448,5 +449,11 @@ def _batch_key(kind: Kind, request: AnyRequest, previews: int) -> str | None:
 
 def _job(row: sqlite3.Row) -> Job:
     fields = {name: row[name] for name in ("id", "kind", "state", "origin", "previews", "created", "started", "finished", "attempts")}
-    parsed = {name: json.loads(row[name]) for name in ("request", "paths", "result", "notes", "progress", "error") if row[name] is not None}
-    return Job.model_validate({**fields, **parsed})
+    written = ("request", "paths", "result", "notes", "progress", "error")
+    try:
+        parsed = {name: json.loads(row[name]) for name in written if row[name] is not None}
+        return Job.model_validate({**fields, **parsed})
+    except ValueError as error:
+        raise ResourceError(
+            f"the queue holds a job that cannot be read ({row['id']!r:.40}): its file was damaged. Name another folder, or move it away."
+        ) from error
