@@ -252,3 +252,11 @@ def test_a_scale_that_is_none_is_refused_in_a_sentence(tmp_path: Path, wrong: di
     (tmp_path / "config.json").write_text(json.dumps({**config, **wrong}))
     with pytest.raises(ModelError, match=next(iter(wrong))):
         open_pretrained_autoencoder(tmp_path)
+
+
+def test_a_config_of_a_network_that_does_not_work_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    """It is built and its weights fit; only the encoder's levels are fewer than the decoder's."""
+    network = diffusers.AutoencoderKL(block_out_channels=(8, 16), up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=4)
+    network.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="does not work"):
+        open_pretrained_autoencoder(tmp_path)

@@ -120,4 +120,20 @@ def open_pretrained_autoencoder(folder: Path) -> PretrainedAutoencoder:
             raise ModelError(
                 f"the autoencoder in {str(place)!r} sets {key} = {str(config[key])[:60]}, which scales nothing. Use another copy."
             )
-    return PretrainedAutoencoder(open_network(diffusers_classes()[name], place, torch.float32)).eval()
+    network = open_network(diffusers_classes()[name], place, torch.float32)
+    _check_answers(network, place)
+    return PretrainedAutoencoder(network).eval()
+
+
+def _check_answers(network: Any, place: Path) -> None:
+    """ModelError for a config that makes a network from which no picture comes back: its twin is asked once, for shapes alone."""
+    try:
+        with torch.device("meta"), torch.inference_mode():
+            twin = PretrainedAutoencoder(type(network).from_config(network.config))
+            pictures = torch.empty(1, 3, 2 * twin.factor, 2 * twin.factor)
+            shape = twin.decode(twin.encode(pictures)[0]).shape
+    except Exception as error:  # diffusers and torch raise many kinds for one cause: values that go together in no network
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise ModelError(f"the config of {str(place)!r} describes a network that does not work: {reason}. Use another copy.") from error
+    if shape != pictures.shape:
+        raise ModelError(f"the config of {str(place)!r} describes a network that changes the size of pictures. Use another copy.")
