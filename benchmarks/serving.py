@@ -1,16 +1,18 @@
-"""Pictures a second from `bowerbird serve` with 1, 4 and 16 clients, painted in batches and one at a time; what the server itself costs.
+"""Pictures a second from `bowerbird serve` with 1, 4 and 16 clients, beside diffusers one at a time; what the server itself costs.
 
-    python benchmarks/serving.py [--model starter] [--pictures 48]
+    python benchmarks/serving.py [--model starter] [--pictures 48] [--rounds 3]
 
-One at a time is the same server with `exact` requests, which are never painted together.  The server's own cost of a picture is the
-time from request to answer less the time the worker had the job, with one client: HTTP, the queue's durable writes, waking up.
-Each number of clients runs in turn with its counterpart, so that a noisy machine disturbs both alike.  Results go to
-benchmarks/serving.json.
+Each is measured three ways: in batches; one at a time, the same server with `exact` requests, which are never painted together; and
+`benchmarks/serve_diffusers.py`, a diffusers pipeline of equal shape and steps behind the same web server.  The three take turns, so
+that a noisy machine disturbs them alike, and each figure is the median of the rounds.  The server's own cost of a picture is the time
+from request to answer less the time the worker had the job, with one client: HTTP, the queue's durable writes, waking up.  Results
+go to benchmarks/serving.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import statistics
 import sys
@@ -64,26 +66,40 @@ def own_milliseconds(server: Server, model: str, pictures: int) -> dict[str, flo
     return {"median": round(statistics.median(own), 1), "slowest tenth from": round(own[int(0.9 * len(own))], 1)}
 
 
+class Diffusers(Server):
+    """The peer, which is asked in the same way."""
+
+    program = (str(HERE / "serve_diffusers.py"),)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="starter")
-    parser.add_argument("--pictures", type=int, default=48, help="for each figure")
+    parser.add_argument("--pictures", type=int, default=48, help="for each figure of a round")
+    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    found: dict[str, Any] = {"model": options.model, "pictures": options.pictures, "machine": machine.describe()}
-    with tempfile.TemporaryDirectory() as folder:
-        server = Server(Path(folder) / "home")
-        server.start()
-        try:
-            rate(server, options.model, 1, 4, exact=False)  # warm
-            found["pictures a second"] = {}
-            for clients in (1, 4, 16):
-                together, alone = (round(rate(server, options.model, clients, options.pictures, exact), 2) for exact in (False, True))
-                found["pictures a second"][clients] = {"in batches": together, "one at a time": alone}
-                print(f"{clients:3} clients: {together} in batches, {alone} one at a time", flush=True)
-            found["own milliseconds a picture"] = own_milliseconds(server, options.model, options.pictures)
-            print(found["own milliseconds a picture"])
-        finally:
-            server.stop()
+    found: dict[str, Any] = {"model": options.model, "pictures": options.pictures, "rounds": options.rounds, "machine": machine.describe()}
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as started:
+        server, peer = Server(Path(folder) / "home"), Diffusers(Path(folder) / "peer", options.model)
+        ways = {"in batches": (server, False), "one at a time": (server, True), "diffusers": (peer, False)}
+        for each in (server, peer):
+            each.start()
+            started.callback(each.stop)
+        found["operations a picture"] = json.loads(peer.get("/flops")[1])
+        for each, exact in ways.values():  # warm
+            rate(each, options.model, 1, 4, exact)
+        found["pictures a second"] = {}
+        for clients in (1, 4, 16):
+            rounds = [
+                [rate(each, options.model, clients, options.pictures, exact) for each, exact in ways.values()]
+                for _ in range(options.rounds)
+            ]
+            figures = {way: round(statistics.median(rates), 2) for way, rates in zip(ways, zip(*rounds, strict=True), strict=True)}
+            figures["ours to diffusers"] = round(statistics.median(rates[0] / rates[2] for rates in rounds), 2)
+            found["pictures a second"][clients] = figures
+            print(f"{clients:3} clients: {figures}", flush=True)
+        found["own milliseconds a picture"] = own_milliseconds(server, options.model, options.pictures)
+        print(found["own milliseconds a picture"])
     (HERE / "serving.json").write_text(json.dumps(found, indent=1) + "\n")
 
 

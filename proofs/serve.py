@@ -43,6 +43,8 @@ OPENAI = ("1.109.1", "3.54.0")
 class Server:
     """`bowerbird serve` as a child that can be killed and started again on the same queue."""
 
+    program: tuple[str, ...] = ("-m", "bowerbird", "--device", "cpu", "serve")
+
     def __init__(self, home: Path, *options: str) -> None:
         self.home, self.options = home, options
         with socket.socket() as free:
@@ -51,10 +53,10 @@ class Server:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, ready: bool = True) -> None:
-        command = [sys.executable, "-m", "bowerbird", "--device", "cpu", "serve", "--port", str(self.port), "--home", str(self.home)]
+        command = [sys.executable, *self.program, "--port", str(self.port), "--home", str(self.home), *self.options]
         self.home.mkdir(parents=True, exist_ok=True)
         with (self.home / "server.log").open("ab") as log:
-            self.process = subprocess.Popen([*command, *self.options], stdout=log, stderr=log)
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
         wait_for(lambda: self.get("/health/ready" if ready else "/health/live")[0] == 200, 600)
 
     def get(self, path: str) -> tuple[int, bytes]:
