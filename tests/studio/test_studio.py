@@ -10,14 +10,18 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from bowerbird.errors import RequestError
+from bowerbird.data.report import inspect
+from bowerbird.errors import PictureFolderError, RequestError
 from bowerbird.jobs import Catalogue, Job, Queue, TrainRequest
+from bowerbird.picture_files import Painted, save_picture
+from bowerbird.prompts import finish
 from bowerbird.request import PaintRequest, read_request
 from bowerbird.server.app import create_app
 from bowerbird.server.serving import Serving
 from bowerbird.studio.form import FOLDED, component, fields_of, help_of
-from bowerbird.studio.gallery import found, to_bin
+from bowerbird.studio.gallery import found, settings_of, to_bin
 from bowerbird.studio.run import PLACE, WithStudio
+from bowerbird.studio.training import keep_dropped
 
 
 @pytest.fixture
@@ -71,6 +75,33 @@ def test_the_bin_keeps_the_pictures(queue: Queue) -> None:
     to_bin(queue, job.id)
     assert found(queue, "") == []
     assert (queue.home / "bin" / job.id / "1.png").is_file()
+
+
+def test_dropped_pictures_are_kept_once_and_can_be_trained_on(queue: Queue, tmp_path: Path) -> None:
+    """They lie in the queue's home, with their words; what was there stays."""
+    for number in range(3):
+        Image.new("RGB", (32, 32), (80 * number, 40, 0)).save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_text("a bird")
+    files = sorted([*tmp_path.glob("*.png"), *tmp_path.glob("*.txt")])
+    kept = keep_dropped(queue, files)
+    assert kept.parent == queue.home / "inputs" and keep_dropped(queue, files[::-1]) == kept
+    assert "3 pictures" in inspect(kept, 32).to_text()
+    assert keep_dropped(queue, [kept]) == kept
+    with pytest.raises(PictureFolderError, match="twice"):
+        keep_dropped(queue, [files[0], files[0]])
+    with pytest.raises(PictureFolderError, match="archive alone"):
+        keep_dropped(queue, [files[0], kept])
+
+
+def test_a_dropped_picture_tells_its_settings_and_chooses_no_files(tmp_path: Path) -> None:
+    asked = PaintRequest(prompt="a __colour__ bird", seed=7, steps=3, model="starter", image=tmp_path / "secret.png")
+    (final,) = finish(asked)
+    save_picture(Painted(Image.new("RGB", (8, 8)), 7, final), tmp_path / "painted.png")
+    told = settings_of(tmp_path / "painted.png")
+    assert (told["prompt"], told["seed"], told["steps"]) == ("a __colour__ bird", 7, 3) and "image" not in told
+    Image.new("RGB", (8, 8)).save(tmp_path / "plain.png")
+    with pytest.raises(PictureFolderError, match=r"plain\.png"):
+        settings_of(tmp_path / "plain.png")
 
 
 def test_the_page_comes_with_the_server(queue: Queue, model_folder: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ LIMITS = (
     ("/v1/images/edits", 64 * MIB),
     ("/v1/images/variations", 64 * MIB),
     ("/sdapi/v1/img2img", 64 * MIB),
-    ("/studio/gradio_api/upload", 64 * MIB),
+    ("/studio/gradio_api/upload", 256 * MIB),
     ("", 2 * MIB),
 )
 # What is read and thrown away of a body that is too large, because a client that cannot finish sending hears no answer.

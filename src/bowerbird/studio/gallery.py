@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import html
 import shutil
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from bowerbird.errors import BowerbirdError, PictureFolderError
 from bowerbird.jobs import Job, Queue
 from bowerbird.picture_metadata import read_metadata
 from bowerbird.studio.painting import tile
@@ -54,6 +56,10 @@ def gallery_tab(queue: Queue, form: dict[str, Any], tab: gr.Tab) -> None:
         again = gr.Button("Use its settings", scale=1)
         away = gr.Button("Into the bin", scale=1, variant="stop")
     beside = gr.HTML()
+    dropped = gr.File(
+        label="or drop a picture file, of ours or of another program, to paint with its settings", height=110, elem_id="recall"
+    )
+    said = gr.HTML()
 
     def show(words: str) -> tuple[Any, Any, Any]:
         jobs = found(queue, words)
@@ -74,11 +80,18 @@ def gallery_tab(queue: Queue, form: dict[str, Any], tab: gr.Tab) -> None:
             return [gr.update() for _ in form]
         job = queue.get(job_id)
         fields = job.request | {"seed": _carried(job).get("seed")}  # the one that was drawn, if none was asked for
-        size = fields.get("size")
-        values = {**fields, "size": "x".join(map(str, size)) if size else ""}
-        texts = {name for name, each in form.items() if isinstance(each, gr.Textbox)}
-        read = {name: str(values[name]) if name in texts and values.get(name) is not None else values.get(name) for name in form}
-        return [gr.update() if name == "model" else gr.update(value=read[name]) for name in form]
+        return _filled(form, fields)
+
+    def recall_file(file: str | None) -> list[Any]:
+        """What the picture says, but never the model: whoever drops it has chosen that."""
+        nothing = [gr.update() for _ in form]
+        if not file:
+            return ["", *nothing]
+        try:
+            fields = settings_of(Path(file))
+        except BowerbirdError as error:
+            return [f'<p class="sentence bad">{html.escape(str(error))}</p>', *nothing]
+        return ['<p class="sentence">its settings are in Paint</p>', *_filled(form, fields)]
 
     def throw(job_id: str | None, words: str) -> tuple[Any, Any, Any]:
         if job_id:
@@ -91,7 +104,32 @@ def gallery_tab(queue: Queue, form: dict[str, Any], tab: gr.Tab) -> None:
     for chosen in (one, other):
         chosen.change(compare, [one, other], beside, show_progress="hidden")
     again.click(recall, one, list(form.values()), show_progress="hidden")
+    dropped.change(recall_file, dropped, [said, *form.values()], show_progress="hidden")
     away.click(throw, [one, search], [sheet, one, other], show_progress="hidden")
+
+
+def settings_of(picture: Path) -> dict[str, Any]:
+    """The fields a picture file was painted with, as they were asked for.  A picture chooses no files: those are left out.
+
+    BowerbirdError when it is no picture, or says nothing of how it was painted.
+    """
+    found = read_metadata(picture)
+    if not found.fields:
+        raise PictureFolderError(f"{picture.name!r} does not say how it was painted. {found.note}".rstrip())
+    asked = found.fields.get("asked")
+    said = found.fields | (asked.model_dump() if asked else {})  # as typed: the same seed draws the same words again
+    return {name: value for name, value in said.items() if name not in ("image", "mask", "loras", "then")}
+
+
+def _filled(form: dict[str, Any], fields: dict[str, Any]) -> list[Any]:
+    """The form with these fields; one that always has a value keeps its own where they name none."""
+    size = fields.get("size")
+    values = {**fields, "size": "x".join(map(str, size)) if size else ""}
+    texts = {name for name, each in form.items() if isinstance(each, gr.Textbox)}
+    read = {name: str(values[name]) if name in texts and values.get(name) is not None else values.get(name) for name in form}
+    sliders = {name for name, each in form.items() if isinstance(each, gr.Slider)}
+    keeps = {"model"} | {name for name in sliders if read[name] is None}
+    return [gr.update() if name in keeps else gr.update(value=read[name]) for name in form]
 
 
 def _title(job: Job) -> str:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import html
+import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from bowerbird.errors import BowerbirdError
+from bowerbird.errors import BowerbirdError, PictureFolderError
 from bowerbird.jobs import EvaluateRequest, Job, Queue, TrainRequest
 from bowerbird.jobs.requests import read_job_request
 from bowerbird.recipe import built_in_recipes, recipe_text
 
 JUDGED = 200  # pictures painted to judge a run; the command line takes any number
+ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz")
+MAX_DROPPED_BYTES = 256 * 2**20  # as much as the server takes
 SHOWN_FILES = ("grid", "curves.png", "progress.gif", "report.html")  # of a run, by the names under which its route has them
 
 
@@ -22,6 +26,10 @@ def train_tab(queue: Queue) -> gr.Timer:
     with gr.Row():
         folder = gr.Textbox(label="pictures", info=TrainRequest.model_fields["pictures"].description, scale=4, elem_id="folder")
         look = gr.Button("Look through", scale=1)
+    drop = gr.File(
+        label="or drop pictures here: several, with a .txt of words beside each if you like, or one archive",
+        file_count="multiple", file_types=["image", ".txt", ".json", *ARCHIVES], height=110, elem_id="drop",
+    )  # fmt: skip
     found = gr.HTML()
     with gr.Row():
         recipe = gr.Dropdown(built_in_recipes(), value="latent-64", label="recipe", scale=2)
@@ -43,6 +51,15 @@ def train_tab(queue: Queue) -> gr.Timer:
             return f'<pre class="told">{html.escape(look_through(Path(where), 64).to_text())}</pre>'
         except BowerbirdError as error:
             return f'<p class="sentence bad">{html.escape(str(error))}</p>'
+
+    def take(files: list[str] | None) -> tuple[Any, str]:
+        if not files:
+            return gr.update(), ""
+        try:
+            kept = str(keep_dropped(queue, [Path(file) for file in files]))
+        except BowerbirdError as error:
+            return gr.update(), f'<p class="sentence bad">{html.escape(str(error))}</p>'
+        return kept, inspect(kept)
 
     def start(where: str, which: str, how_long: float) -> Any:
         try:
@@ -83,6 +100,7 @@ def train_tab(queue: Queue) -> gr.Timer:
             return f'<p class="sentence bad">{html.escape(str(error))}</p>'
         return _judgement(queue, job)
 
+    drop.change(take, drop, [folder, found])
     look.click(inspect, folder, found)
     recipe.change(_about, recipe, about, show_progress="hidden")
     go.click(start, [folder, recipe, hours], [state, run], show_progress="hidden")
@@ -91,6 +109,31 @@ def train_tab(queue: Queue) -> gr.Timer:
     judge.click(evaluate, run, judged, show_progress="hidden")
     timer.tick(show, run, [run, shown, judged], show_progress="hidden")
     return timer
+
+
+def keep_dropped(queue: Queue, files: list[Path]) -> Path:
+    """An archive of what was dropped, kept in the queue's home by its content: nothing there is ever written over.
+
+    What lies in it is judged, as in any archive, when it is looked through or trained on.  PictureFolderError when it cannot be kept.
+    """
+    if sum(file.stat().st_size for file in files) > MAX_DROPPED_BYTES:
+        raise PictureFolderError(
+            f"these files are larger than {MAX_DROPPED_BYTES >> 20} MiB together; name the folder they lie in instead."
+        )
+    archives = [file for file in files if file.name.lower().endswith(ARCHIVES)]
+    if archives and len(files) > 1:
+        raise PictureFolderError(f"{archives[0].name!r} is an archive; drop one archive alone, or pictures.")
+    if archives:
+        return queue.keep_input(archives[0].read_bytes(), next(end for end in ARCHIVES if archives[0].name.lower().endswith(end)))
+    names = [file.name for file in files]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise PictureFolderError(f"{twice!r} was dropped twice; give one of the two another name.")
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for file in sorted(files, key=lambda file: file.name):
+            archive.writestr(zipfile.ZipInfo(file.name), file.read_bytes())  # without its time: the same pictures are kept once
+    return queue.keep_input(buffer.getvalue(), ".zip")
 
 
 def file_of_run(job: Job, name: str) -> Path | None:
