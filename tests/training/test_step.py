@@ -212,9 +212,13 @@ def test_grids_take_their_share_of_the_work() -> None:
 
 
 def test_a_run_that_is_no_better_than_its_start_says_so() -> None:
-    scores = [{"held_out": score} for score in (1.0, 1.1, 1.05)]
-    assert "No better yet than starter" in verdict(scores, "starter") and "Train longer" in verdict(scores, "starter")
-    assert "No better" not in verdict(scores) and "Still learning" in verdict([*scores, {"held_out": 0.9}], "starter")
+    scores, begun = (
+        [{"seen": seen, "held_out": score} for seen, score in enumerate((1.0, 1.1, 1.05))],
+        tiny_recipe(train={"init": "starter"}),
+    )
+    assert "No better yet than starter" in verdict(scores, begun) and "Train longer" in verdict(scores, begun)
+    assert "No better" not in verdict(scores, tiny_recipe())
+    assert "Still learning" in verdict([*scores, {"seen": 3, "held_out": 0.9}], begun)
 
 
 def test_copies_in_the_grid_are_told(picture_folder: Path, tmp_path: Path) -> None:
@@ -227,6 +231,6 @@ def test_copies_in_the_grid_are_told(picture_folder: Path, tmp_path: Path) -> No
     assert (found["painted"], found["copied"], found["unseen"]) == (8, 4, len(pictures.held))
     assert count_copies(Grid(b"", None), pictures) == {}  # reconstructions are to be like what they are made from
     run_here(picture_folder, tmp_path / "run", tiny_recipe())
-    said = verdict(Record(tmp_path / "run" / "metrics.jsonl").lines())
+    said = verdict(Record(tmp_path / "run" / "metrics.jsonl").lines(), tiny_recipe())
     assert "Of the 4 pictures in the grid 0 look like copies of training pictures (of 6 real ones it never saw, " in said
     assert said in (tmp_path / "run" / "report.html").read_text()

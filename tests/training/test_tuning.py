@@ -19,11 +19,13 @@ from bowerbird.models.autoencoder import ConvAutoencoder
 from bowerbird.models.upscaler import Upscaler
 from bowerbird.recipe import Recipe
 from bowerbird.request import PaintRequest
-from bowerbird.run_folder import model_of_run
+from bowerbird.run_folder import model_of_run, read_run_state
 from bowerbird.training import train
 from bowerbird.training.base import tuning_recipe
 from bowerbird.training.objectives import choose_objective
 from bowerbird.training.objectives.denoising import Denoising
+from bowerbird.training.record import Record
+from bowerbird.training.validation import WORSE_LOOKS, stops_itself
 from tests.conftest import tiny_recipe
 from tests.training.runs import CPU, Notes, assert_same_run, run_here
 
@@ -146,6 +148,37 @@ def test_stopped_and_resumed_equals_unbroken(painter: Path, picture_folder: Path
             picture_folder, tmp_path / "run", plan(painter), on_progress=lambda event: not (event.stage == "train" and event.done >= 24)
         )
     assert_same_run(whole, run_here(picture_folder, tmp_path / "run", plan(painter)))
+
+
+def test_a_run_that_only_grows_worse_stops_itself(painter: Path, picture_folder: Path, tmp_path: Path) -> None:
+    """After five looks in a row that are worse than the best; the best stands, and one that was resumed ends at the same picture."""
+    recipe = plan(painter, "train.lr=0.1", "train.pictures=4000", "train.save_every=40", "sample.every_epochs=1", "data.held_out=0.3")
+    notes = Notes()
+    whole = run_here(picture_folder, tmp_path / "whole", recipe, on_progress=notes)
+    looks = [line for line in Record(whole / "metrics.jsonl").lines() if "held_out" in line]
+    assert [line["best"] for line in looks][-WORSE_LOOKS - 1 :] == [True] + WORSE_LOOKS * [False]
+    assert looks[-1]["seen"] < 1000 and read_run_state(whole).finished
+    assert "It stopped itself" in notes[-1] and "It stopped itself" in (whole / "report.html").read_text()
+    best = max(line["seen"] for line in looks if line["best"])
+    assert model_of_run(whole)[0].name == f"{best:010d}"
+    with pytest.raises(Stopped):
+        halfway = looks[-3]["seen"]
+        run_here(picture_folder, tmp_path / "run", recipe, on_progress=lambda event: not (event.stage == "train" and event.done >= halfway))
+    assert_same_run(whole, run_here(picture_folder, tmp_path / "run", recipe))
+    assert model_of_run(tmp_path / "run", "latest")[0].name == model_of_run(whole, "latest")[0].name
+
+
+def test_when_a_run_stops_itself() -> None:
+    """Five looks worse in a row, no fewer; one that a kill made it take twice counts once; a run that begins with nothing goes on."""
+
+    def stops(*best: bool, tuned: str = "starter", twice: int = 0) -> bool:
+        lines = [{"seen": seen, "held_out": 1.0, "best": title} for seen, title in enumerate(best)]
+        return stops_itself(tiny_recipe(tune={"model": tuned}), [*lines, *[lines[-1]] * twice])
+
+    worse = [False] * WORSE_LOOKS
+    assert stops(True, *worse) and stops(True, False, True, *worse)
+    assert not stops(True, *worse[1:]) and not stops(True, *worse[1:], twice=3)
+    assert not stops(True, False, False, True, *worse[1:]) and not stops(True, *worse, tuned="")
 
 
 def test_what_cannot_be_is_one_sentence(painter: Path, upscaler: Path, picture_folder: Path, tmp_path: Path) -> None:

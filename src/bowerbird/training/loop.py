@@ -39,6 +39,7 @@ from bowerbird.training.run import Run, Setup, keep_checkpoint, locked, seen_of
 from bowerbird.training.signals import StopRequested, StopSignals
 from bowerbird.training.snapshot import keep_model, snapshot_every, take_snapshot
 from bowerbird.training.validation import BATCH as HELD_OUT_BATCH
+from bowerbird.training.validation import stops_itself
 
 GIVE_UP_AFTER = 3  # updates in a row that were not finite
 
@@ -141,6 +142,8 @@ def _run_to_the_end(run: Run) -> None:
                 raise StopRequested
             if _crossed(state.snapshot_at, state.seen, snapshot_every(run.recipe, len(run.pictures.train))):
                 take_snapshot(run)
+                if run.world.agree(run.world.is_main and stops_itself(run.recipe, run.record.lines())):
+                    break
             started, before = time.monotonic(), state.seen
             loss = _update(run)
             state.seconds += time.monotonic() - started
@@ -151,11 +154,12 @@ def _run_to_the_end(run: Run) -> None:
                 saved_at = time.monotonic()
             _report(run, loss)
             watch.check()
-        take_snapshot(run)
+        else:
+            take_snapshot(run)
         keep_checkpoint(run, finished=True)
         if run.world.is_main:
             write_tensorboard(run.record, run.out / "tensorboard")
-            note(run.on_progress, verdict(run.record.lines(), run.recipe.begins_as))
+            note(run.on_progress, verdict(run.record.lines(), run.recipe))
     except (StopRequested, PictureFolderError) as reason:
         if seen_of(read_run_state(run.out).checkpoint or "0") < state.seen:
             keep_checkpoint(run)

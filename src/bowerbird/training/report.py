@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from bowerbird.pages import render
-from bowerbird.recipe import write_recipe
+from bowerbird.recipe import Recipe, write_recipe
 from bowerbird.storage import write_file
 from bowerbird.training.record import Record
 from bowerbird.training.run import Run
+from bowerbird.training.validation import WORSE_LOOKS, stops_itself
 
 
 def write_report(run: Run) -> None:
@@ -23,7 +24,7 @@ def write_report(run: Run) -> None:
     page = render(
         "run.html",
         name=run.out.name,
-        verdict=verdict(lines, run.recipe.begins_as),
+        verdict=verdict(lines, run.recipe),
         latest_grid=grids[-1].name,
         facts=facts(run, lines),
         recipe=write_recipe(run.recipe),
@@ -31,16 +32,22 @@ def write_report(run: Run) -> None:
     write_file(run.disk, run.out / "report.html", page.encode())
 
 
-def verdict(lines: list[dict[str, Any]], begins_as: str = "") -> str:
+def verdict(lines: list[dict[str, Any]], recipe: Recipe) -> str:
     """Where the run stands by its held-out scores, and how many pictures of its last grid look like copies."""
-    return f"{_learning(lines, begins_as)} {_copying(lines)}".rstrip()
+    return f"{_learning(lines, recipe)} {_copying(lines)}".rstrip()
 
 
-def _learning(lines: list[dict[str, Any]], begins_as: str) -> str:
+def _learning(lines: list[dict[str, Any]], recipe: Recipe) -> str:
     scores = [line["held_out"] for line in lines if "held_out" in line]
     if not scores:
         return "No pictures are held out, so nothing here tells learning from memorising; look at the grid."
-    low = int(np.argmin(scores))
+    low, begins_as = int(np.argmin(scores)), recipe.begins_as
+    if stops_itself(recipe, lines):
+        best = f"The best is kept: {begins_as} as it was" if low == 0 else "The best model is kept"
+        return (
+            f"It stopped itself: the last {WORSE_LOOKS} held-out scores were all worse than the best, beyond chance "
+            f"({scores[-1]:.3f} after {scores[low]:.3f}; lower is better). {best}. More pictures or a lower train.lr go further."
+        )
     if begins_as and low == 0:
         return (
             f"No better yet than {begins_as}, which it began with and which is kept: the held-out score (1 then, lower is better) is "

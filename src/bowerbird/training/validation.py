@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,12 +17,14 @@ from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from bowerbird import draws
+from bowerbird.recipe import Recipe
 from bowerbird.training.objectives import Objective
 from bowerbird.training.parallel import World
 
 MOST = 256  # pictures; more would cost more than they tell
 BATCH = 64
 RESAMPLES = 200
+WORSE_LOOKS = 5  # in a row after which a tuning run stops; a single one may be chance, or a rate that is still high
 
 
 class Best(BaseModel):
@@ -80,3 +83,12 @@ def takes_the_title(new: NDArray[np.float64], best: tuple[float, ...], seed: int
     difference = new - np.array(best)
     rows = draws.generator(seed, "bootstrap", 0).integers(0, len(difference), (RESAMPLES, len(difference)))
     return float(np.quantile(difference[rows].mean(1), 0.025)) <= 0
+
+
+def stops_itself(recipe: Recipe, lines: list[dict[str, Any]]) -> bool:
+    """Whether a tuning run has no more to gain: each of its last WORSE_LOOKS looks was worse than the best before it, beyond the margin.
+
+    A function of the record's lines alone, so that a resumed run decides alike.  What a kill made it look at twice counts once.
+    """
+    titles = {line["seen"]: line.get("best") for line in lines if "held_out" in line}
+    return bool(recipe.tune.model) and list(titles.values())[-WORSE_LOOKS:] == [False] * WORSE_LOOKS
