@@ -113,6 +113,13 @@ class Lora(Section):
         "attention", description="which weights they stand beside: those of attention, or all of the transformer blocks"
     )
     trigger: str = Field("", max_length=80, description="a rare word for your pictures, before each caption, or alone where there is none")
+    prior: str = Field(
+        "", description="a folder of pictures of the class that is to stay as it was (prior preservation); the base can paint them"
+    )
+    prior_caption: str = Field(
+        "", max_length=1000, description="what each of them shows, such as a bird; empty: their own captions, or their classes"
+    )
+    prior_weight: float = Field(1.0, gt=0, le=100, description="of their loss beside yours; more keeps the class, less learns faster")
     recompute: bool = Field(False, description="do the forward pass twice: slower, and less memory (gradient checkpointing)")
 
 
@@ -234,6 +241,8 @@ class Recipe(Section):
             raise ValueError(f"upscaler.crop = {self.upscaler.crop} is larger than data.size = {self.data.size}, from which it is cut")
         if self.model.network == "lora" and not self.tune.model:
             raise ValueError("a LoRA is made for a model that paints: `bowerbird tune MODEL PICTURES`, or tune.model = its name")
+        if self.lora.prior_caption and not self.lora.prior:
+            raise ValueError("lora.prior_caption says what the pictures in lora.prior show, and no such folder is named")
         if self.diffusion.noise_levels == "uniform-t" and self.diffusion.prediction not in ("eps", "v"):
             raise ValueError("diffusion.noise_levels = 'uniform-t' is for prediction 'eps' or 'v'; use 'log-normal' or 'logit-normal'")
         if self.train.micro_batch and self.train.batch % self.train.micro_batch:

@@ -28,7 +28,8 @@ from bowerbird.storage import Disk
 from bowerbird.training import train
 from bowerbird.training.base import tuning_recipe
 from bowerbird.training.objectives import choose_objective
-from bowerbird.training.objectives.adapting import Adapting
+from bowerbird.training.objectives.adapting import Adapting, PairedBatch
+from bowerbird.training.objectives.denoising import Denoising
 from bowerbird.weights import load, read_header
 from tests.training.runs import CPU, Notes, assert_same_run, run_here
 
@@ -192,6 +193,72 @@ def test_words_before_pictures(tiny: Any, picture_folder: Path, tmp_path: Path) 
     silent = Notes()
     both = objective_of(tiny("sd15").folder, tmp_path / "mine", "lora.trigger=sks", on_progress=silent)
     assert set(both.captions.texts) == {("sks, a warm thing",)} and not any("knows" in each for each in silent)
+
+
+@pytest.fixture
+def warm(picture_folder: Path, tmp_path: Path) -> Path:
+    """Pictures without their class; those of the other, in `picture_folder / "cold"`, are what is to stay."""
+    return Path(shutil.copytree(picture_folder / "warm", tmp_path / "mine"))
+
+
+def kept(picture_folder: Path, *more: str) -> tuple[str, ...]:
+    return ("lora.trigger=sks", f"lora.prior={picture_folder / 'cold'}", "lora.prior_caption=a cold disc", "condition.text_drop=0", *more)
+
+
+def test_the_loss_with_a_prior_is_the_sum_of_both(tiny: Any, picture_folder: Path, warm: Path) -> None:
+    """DreamBooth, arXiv:2208.12242: one's own loss and, weighted, that of pictures of the class under its own words.
+
+    One's own part is drawn as without; a sample is the same whatever the batch it comes in.
+    """
+    base = tiny("sd15").folder
+    objective = objective_of(base, warm, *kept(picture_folder, "lora.prior_weight=0.5"))
+    model, batch = objective.new_model(), objective.draw(0, 8)
+    assert isinstance(batch, PairedBatch) and len(batch) == 8
+    both = objective.losses(model, batch, slice(2, 6))
+    own, prior = (Denoising.losses(objective, model, part, slice(2, 6)) for part in (batch, batch.prior))
+    assert torch.allclose(both, own + 0.5 * prior, rtol=1e-4) and bool((prior > 0).all())
+
+    assert torch.equal(batch.prior.cond["text"], objective.words(["a cold disc"] * 8)["text"])
+    later = objective.draw(3, 5)
+    assert isinstance(later, PairedBatch)
+    for name in ("x0", "eps", "sigma"):
+        assert torch.equal(getattr(later.prior, name), getattr(batch.prior, name)[3:5])
+        assert not torch.equal(getattr(batch.prior, name), getattr(batch, name))
+
+    without = objective_of(base, warm, "lora.trigger=sks", "condition.text_drop=0")
+    plain = without.draw(0, 8)
+    assert not isinstance(plain, PairedBatch) and objective.fingerprint.startswith(without.fingerprint)
+    assert all(torch.equal(getattr(plain, name), getattr(batch, name)) for name in ("x0", "eps", "sigma"))
+    assert torch.equal(plain.cond["text"], batch.cond["text"])
+    torch.testing.assert_close(without.losses(without.new_model(), plain, slice(2, 6)), own)
+
+
+def test_with_a_prior_stopped_and_resumed_equals_unbroken(tiny: Any, picture_folder: Path, warm: Path, tmp_path: Path) -> None:
+    discs = Path(shutil.copytree(picture_folder, tmp_path / "discs"))  # their words come from its two class folders
+    recipe = plan(tiny("sd15").folder, "lora.trigger=sks", f"lora.prior={discs}", "train.micro_batch=2")
+    whole = run_here(warm, tmp_path / "whole", recipe)
+    with pytest.raises(Stopped):
+        run_here(warm, tmp_path / "run", recipe, on_progress=lambda event: not (event.stage == "train" and event.done >= 16))
+    assert_same_run(whole, run_here(warm, tmp_path / "run", recipe))
+    next(discs.glob("cold/*.png")).unlink()
+    with pytest.raises(RunError, match="have changed since it was started"):
+        train(warm, tmp_path / "run", recipe, device=CPU)
+
+
+def test_what_no_prior_can_be_is_one_sentence(tiny: Any, picture_folder: Path, warm: Path, tmp_path: Path) -> None:
+    base = tiny("sd15").folder
+    (tmp_path / "empty").mkdir()
+    shutil.copytree(picture_folder / "cold", warm / "class")
+    for prior, words in (
+        (tmp_path / "none", "there is no folder .*none"),
+        (tmp_path / "empty", "no picture in .*empty"),
+        (picture_folder / "cold", "neither captions nor class folders. Say what they are: --set lora.prior_caption="),
+        (warm / "class", "lies among the pictures to learn"),
+    ):
+        with pytest.raises(PictureFolderError, match=words):
+            objective_of(base, warm, "lora.trigger=sks", f"lora.prior={prior}")
+    with pytest.raises(RecipeError, match="no such folder is named"):
+        plan(base, "lora.prior_caption=a disc")
 
 
 def test_what_cannot_be_is_one_sentence(tiny: Any, run: Path, picture_folder: Path, tmp_path: Path) -> None:

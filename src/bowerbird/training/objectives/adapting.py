@@ -1,11 +1,14 @@
 """A LoRA for Stable Diffusion 1.x, 2.x and XL: the denoising loss on low-rank matrices beside a U-Net of another project.
 
-Latents and the text encoders' answers are made once and kept; the encoders are then let go.
+Latents and the text encoders' answers are made once and kept; the encoders are then let go.  Pictures of the class that is to stay
+as it was (prior preservation, DreamBooth, arXiv:2208.12242) are learnt beside the others, one for each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,6 +18,7 @@ from torch import Tensor, nn
 from bowerbird.captioning import OWN, Captions, captions_of
 from bowerbird.conditions import dropped
 from bowerbird.data.picture_set import Pictures
+from bowerbird.data.pictures import open_pictures
 from bowerbird.diffusion.guidance import guide
 from bowerbird.diffusion.loss import WEIGHTINGS, normalised
 from bowerbird.diffusion.samplers import SAMPLERS
@@ -22,6 +26,7 @@ from bowerbird.diffusion.schedule import karras_grid, uniform_t
 from bowerbird.errors import ModelError, PictureFolderError, RecipeError
 from bowerbird.locate import locate
 from bowerbird.model_folder import About, Model
+from bowerbird.models.autoencoder import Scale
 from bowerbird.models.conditioning import Cond, to
 from bowerbird.models.denoiser import Betas, Denoiser, DenoiserSpec
 from bowerbird.painter import PictureNoise
@@ -33,12 +38,29 @@ from bowerbird.pretrained.loading import Parts, load_parts, weights_sha256
 from bowerbird.pretrained.words import Words, is_common
 from bowerbird.progress import OnProgress, note
 from bowerbird.recipe import Recipe
+from bowerbird.training.batches import Batch, chosen_pictures
 from bowerbird.training.grid import Grid, painted_grid
 from bowerbird.training.latents import LatentSamples, LatentStore
-from bowerbird.training.objectives.denoising import Denoising
+from bowerbird.training.objectives.denoising import Denoising, NoisyBatch
 from bowerbird.training.parallel import World
 
 _STABLE_DIFFUSION = Betas(kind="scaled-linear", start=0.00085, end=0.012)
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Pictures of a class that is to stay as it was, and their words."""
+
+    pictures: Pictures
+    samples: LatentSamples
+    captions: Captions
+
+
+@dataclass(frozen=True)
+class PairedBatch(NoisyBatch):
+    """prior: as many pictures of the class, row k beside row k."""
+
+    prior: NoisyBatch
 
 
 class Adapting(Denoising):
@@ -67,7 +89,9 @@ class Adapting(Denoising):
         self.samples = LatentSamples(store, pictures, on_progress, autoencoder.published_scale())
         self.space = self.samples.space
         self.captions = _captions(recipe, pictures)
-        self.words = Words(parts, [text for texts in self.captions.texts for text in texts], device, on_progress)
+        self.prior = _prior(recipe, pictures, store, autoencoder.published_scale(), on_progress)
+        texts = (*self.captions.texts, *(self.prior.captions.texts if self.prior else ()))
+        self.words = Words(parts, [text for several in texts for text in several], device, on_progress)
         self.conditions = {}
         trigger = recipe.lora.trigger
         if trigger and is_common(trigger, parts.tokenizers):
@@ -77,6 +101,8 @@ class Adapting(Denoising):
             )
         sha256 = weights_sha256(place.path)
         self.fingerprint = f"{pictures.fingerprint} in {store.key} from {sha256[:16]}"
+        if self.prior:
+            self.fingerprint += f" beside {self.prior.pictures.fingerprint}"
         said = self.captions.first(pictures.train)
         self.metadata = lora_metadata(parts.family, recipe.tune.model, sha256, recipe.data.size, trigger, said)
 
@@ -93,6 +119,23 @@ class Adapting(Denoising):
             sample_shape=self.samples.shape,
         )
         return Denoiser(network, spec)
+
+    def draw(self, start: int, stop: int) -> NoisyBatch:
+        """With a prior, sample k has sample -1 - k of the class beside it: draws are keyed, and those numbers are free."""
+        own = super().draw(start, stop)
+        if self.prior is None:
+            return own
+        samples = -1 - np.arange(start, stop)
+        chosen = chosen_pictures(self.prior.pictures, self.recipe.data.seed, -stop, -start)[::-1].copy()
+        cond = self._words_of(self.prior.captions, chosen, samples, drop=True)
+        return PairedBatch(**vars(own), prior=self._noisy(start, chosen, samples, self.prior.samples.drawn(chosen, samples), cond))
+
+    def losses(self, model: nn.Module, batch: Batch, rows: slice) -> Tensor:
+        """With a prior, the loss of each picture and that of the one beside it, weighted: both in one pass."""
+        if not isinstance(batch, PairedBatch):
+            return super().losses(model, batch, rows)
+        own, prior = super().losses(model, _both(batch, rows), slice(None)).chunk(2)
+        return own + self.recipe.lora.prior_weight * prior
 
     def held_out_losses(self, model: nn.Module, chosen: NDArray[np.int64], first: int) -> Tensor:
         """As many pictures at a time as a training step has: no more memory is needed than that takes."""
@@ -124,10 +167,21 @@ class Adapting(Denoising):
         return Model(None, about=about, lora=lora_file(network.network, self.metadata))
 
     def _cond(self, chosen: NDArray[np.int64], samples: NDArray[np.int64], drop: bool) -> Cond:
+        return self._words_of(self.captions, chosen, samples, drop)
+
+    def _words_of(self, captions: Captions, chosen: NDArray[np.int64], samples: NDArray[np.int64], drop: bool) -> Cond:
         seed = self.recipe.data.seed
-        said = self.captions.drawn(seed, chosen, samples) if drop else self.captions.first(chosen)
+        said = captions.drawn(seed, chosen, samples) if drop else captions.first(chosen)
         off = dropped(seed, "text", samples, self.recipe.condition.text_drop if drop else 0.0)
         return to(self.words(["" if out else text for text, out in zip(said, off.tolist(), strict=True)]), self.device)
+
+
+def _both(batch: PairedBatch, rows: slice) -> NoisyBatch:
+    """Some rows of a batch, and after them those of the class."""
+    own, prior = batch, batch.prior
+    x0, eps, sigma = (torch.cat([getattr(each, name)[rows] for each in (own, prior)]) for name in ("x0", "eps", "sigma"))
+    cond = {name: torch.cat([tensor[rows], prior.cond[name][rows]]) for name, tensor in own.cond.items()}
+    return NoisyBatch(own.first, np.concatenate([own.pictures[rows], prior.pictures[rows]]), x0, eps, sigma, cond)
 
 
 def _betas(parts: Parts) -> Betas:
@@ -165,3 +219,25 @@ def _captions(recipe: Recipe, pictures: Pictures) -> Captions:
                 "these pictures: --trigger sks; or write captions: bowerbird caption."
             ) from error
     return Captions(tuple(tuple(f"{trigger}, {text}" for text in texts) or (trigger,) for texts in pictures.captions), OWN)
+
+
+def _prior(recipe: Recipe, pictures: Pictures, store: LatentStore, scale: Scale | None, on_progress: OnProgress | None) -> Prior | None:
+    """What the recipe names to be kept as it was; PictureFolderError where it has no words, or would be learnt as one's own."""
+    own = recipe.lora
+    if not own.prior:
+        return None
+    kept = open_pictures(Path(own.prior), recipe.data.size, recipe.data.fit, 0.0, recipe.data.seed, on_progress)
+    if kept.root.is_relative_to(pictures.root):
+        raise PictureFolderError(f"lora.prior = {own.prior!r} lies among the pictures to learn, which it is to differ from. Move it out.")
+    kept = replace(kept, train=np.arange(len(kept.pixels)), held=kept.held[:0])  # some data sets say which to hold out
+    if own.prior_caption:
+        captions = Captions(((own.prior_caption,),) * len(kept.pixels), OWN)
+    else:
+        try:
+            captions = captions_of(kept)
+        except PictureFolderError as error:
+            raise PictureFolderError(
+                f"the pictures in lora.prior = {own.prior!r} have neither captions nor class folders. Say what they are: "
+                "--set lora.prior_caption='a bird'."
+            ) from error
+    return Prior(kept, LatentSamples(store, kept, on_progress, scale), captions)

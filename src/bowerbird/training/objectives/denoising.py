@@ -87,15 +87,20 @@ class Denoising:
         return self.base.denoiser.requires_grad_(True)
 
     def draw(self, start: int, stop: int) -> NoisyBatch:
-        seed, samples = self.recipe.data.seed, np.arange(start, stop)
-        chosen = chosen_pictures(self.pictures, seed, start, stop)
+        samples = np.arange(start, stop)
+        chosen = chosen_pictures(self.pictures, self.recipe.data.seed, start, stop)
+        return self._noisy(start, chosen, samples, self.samples.drawn(chosen, samples), self._cond(chosen, samples, drop=True))
+
+    def _noisy(self, first: int, chosen: NDArray[np.int64], samples: NDArray[np.int64], x0: Tensor, cond: Cond) -> NoisyBatch:
+        """x0 with the noise that belongs to samples number `samples`."""
+        seed = self.recipe.data.seed
         return NoisyBatch(
-            first=start,
+            first=first,
             pictures=chosen,
-            x0=self.samples.drawn(chosen, samples).to(self.device),
+            x0=x0.to(self.device),
             eps=noise(seed, "noise", samples, self.samples.shape).to(self.device),
             sigma=self.levels(torch.from_numpy(level_draws(seed, samples))).float().to(self.device),
-            cond=self._cond(chosen, samples, drop=True),
+            cond=cond,
         )
 
     def losses(self, model: nn.Module, batch: Batch, rows: slice) -> Tensor:
