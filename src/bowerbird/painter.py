@@ -150,9 +150,9 @@ class OwnPainter:
         conditioned = [self.conditions(final, _seeds(final)) for _, final in finals]
         alike: dict[Any, list[int]] = {}
         for place, (_, final) in enumerate(finals):
-            shapes = [{name: (tensor.shape[1:], tensor.dtype) for name, tensor in cond.items()} for cond in conditioned[place]]
+            names = tuple(tuple(cond) for cond in conditioned[place])
             alone = None if final.image is None else place  # each starts from a picture of its own
-            alike.setdefault((final.size, final.steps, final.sampler, final.guidance, str(shapes), alone), []).append(place)
+            alike.setdefault((final.size, final.steps, final.sampler, final.guidance, names, alone), []).append(place)
         painted: dict[int, list[Painted]] = {}
         done, total = 0, sum(final.count * (final.steps or 0) for _, final in finals)
         for places in alike.values():
@@ -287,8 +287,14 @@ def _seeds(request: PaintRequest) -> list[int]:
 
 
 def _one_below_the_other(conditions: Sequence[Cond]) -> Cond:
-    """The rows of several conditions of the same names and shapes as one condition."""
-    return {name: torch.cat([cond[name] for cond in conditions]) for name in conditions[0]}
+    """The rows of several conditions of the same names as one condition; rows of words as long as the longest."""
+    longest = {name: max(cond[name].shape[-1] for cond in conditions) for name in conditions[0]}
+    return {
+        name: torch.cat(
+            [cond[name] if cond[name].ndim == 1 else F.pad(cond[name], (0, longest[name] - cond[name].shape[-1])) for cond in conditions]
+        )
+        for name in conditions[0]
+    }
 
 
 def _spoken(request: PaintRequest) -> PaintRequest:

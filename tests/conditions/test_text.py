@@ -21,7 +21,8 @@ from bowerbird.request import PaintRequest
 from bowerbird.training.batches import Mirrors
 
 CAPTION = "3D fluent emoji of a red bird, animal, ornithology, white background"
-SHAPES: dict[str, dict[str, int]] = {"text": {}}
+SHAPES: dict[str, dict[str, int]] = {"text": {"beside": 1}}
+FIRST: dict[str, dict[str, int]] = {"text": {}}  # of the first models of text, which had the summary alone
 
 
 def likeness(one: str, other: str) -> float:
@@ -87,25 +88,28 @@ def encoder() -> TextEncoder:
 def test_padding_changes_nothing(encoder: TextEncoder) -> None:
     """A prompt means the same alone and beside longer ones: attention gives padding no weight, and the mean leaves it out."""
     read = tokens("a red bird")
-    alone, beside = encoder(torch.tensor([read])), encoder(padded([read, [9] * LONGEST]))[:1]
-    torch.testing.assert_close(alone, beside)
+    (summary, its), (summaries, all_its) = encoder(torch.tensor([read])), encoder(padded([read, [9] * LONGEST]))
+    torch.testing.assert_close(summary, summaries[:1])
+    torch.testing.assert_close(its, all_its[:1, : len(read)])
+    assert not all_its[0, len(read) :].any()
 
 
 @torch.inference_mode()
 def test_order_is_read(encoder: TextEncoder) -> None:
-    one, other = encoder(padded([tokens("a red bird on a blue house"), tokens("a blue bird on a red house")]))
+    (one, other), _ = encoder(padded([tokens("a red bird on a blue house"), tokens("a blue bird on a red house")]))
     assert (one - other).abs().max() > 1e-3
 
 
-def fresh() -> Transformer:
-    return Transformer(TransformerConfig(32, 2, 2, patch=2, channels=4, conditions=SHAPES), network_parts(SHAPES, 32))
+def fresh(shapes: dict[str, dict[str, int]] = SHAPES) -> Transformer:
+    return Transformer(TransformerConfig(32, 2, 2, patch=2, channels=4, conditions=shapes), network_parts(shapes, 32))
 
 
 @torch.inference_mode()
-def test_dropped_is_no_text() -> None:
+@pytest.mark.parametrize("shapes", [SHAPES, FIRST], ids=["beside", "summary"])
+def test_dropped_is_no_text(shapes: dict[str, dict[str, int]]) -> None:
     """Padding alone, and no condition at all: one and the same for the network, row by row."""
     torch.manual_seed(0)
-    network = fresh()
+    network = fresh(shapes)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     x, time = torch.randn(3, 4, 8, 8), torch.zeros(3)
@@ -116,7 +120,7 @@ def test_dropped_is_no_text() -> None:
 
 
 def test_a_model_that_gains_words_paints_as_before() -> None:
-    """So that --init from a model without text is no step back."""
+    """So that --init from a model without text is no step back: nothing changes where no words are given, and no summary speaks yet."""
     part = network_parts(SHAPES, 32)["text"]
     assert isinstance(part, TextPart)
     part.initialise()
@@ -124,6 +128,7 @@ def test_a_model_that_gains_words_paints_as_before() -> None:
     last = part.read[-1]
     assert isinstance(last, torch.nn.Linear)
     assert level is not None and torch.equal(level, last.bias.expand(1, -1))  # the same for every text
+    assert part({}, 1, torch.device("cpu")).tokens is None
 
 
 def test_the_table_is_not_saved_with_every_model() -> None:
@@ -184,11 +189,10 @@ def test_a_picture_without_a_caption_shows_none() -> None:
     assert not shown[0].any() and shown[1].any()
 
 
-def test_requests_are_read_alike_whatever_their_length() -> None:
-    """So that prompts of different lengths are painted in one walk; and a negative is what guidance leads away from."""
+def test_a_negative_is_what_guidance_leads_away_from() -> None:
     text = text_of("a cat")
     request = PaintRequest(model="m", prompt="a cat", negative="a " * 500)
-    assert text.asked(request, [1, 2])["text"].shape == text.unwanted(request, 2)["text"].shape == (2, LONGEST)
+    assert text.asked(request, [1, 2])["text"].shape == (2, 8) and text.unwanted(request, 2)["text"].shape == (2, LONGEST)
     assert text.asked(PaintRequest(model="m"), [1]) == {} == text.unwanted(PaintRequest(model="m", prompt="a cat"), 1)
 
 

@@ -23,7 +23,7 @@ from bowerbird.data.picture_set import Pictures
 from bowerbird.errors import ModelError
 from bowerbird.models import text_encoder
 from bowerbird.models.conditioning import Cond, Steering
-from bowerbird.models.text_encoder import LONGEST, UNKNOWN, TextEncoder, padded, tokens
+from bowerbird.models.text_encoder import LONGEST, PADDING, UNKNOWN, TextEncoder, padded, tokens
 from bowerbird.progress import OnProgress, note
 from bowerbird.prompts.vocabulary import FILE as PHRASES
 from bowerbird.prompts.vocabulary import Vocabulary, learn_vocabulary, read_vocabulary
@@ -98,7 +98,7 @@ class Text:
 
     def _said(self, text: str, count: int) -> Cond:
         read = tokens(text)
-        return {self.name: padded([read], LONGEST).expand(count, -1)} if read else {}
+        return {self.name: padded([read]).expand(count, -1)} if read else {}
 
     def remarks(self, request: PaintRequest) -> Iterator[str]:
         words = text_encoder.words(request.prompt)
@@ -115,11 +115,11 @@ class Text:
         return {"words": text_encoder.fingerprint()}
 
     def shape(self) -> dict[str, int]:
-        return {}
+        return {"beside": 1}
 
     @classmethod
     def part(cls, shape: Mapping[str, int], width: int) -> nn.Module:
-        return TextPart(width)
+        return TextPart(width, beside=bool(shape.get("beside")))
 
     def files(self) -> Iterator[tuple[str, bytes]]:
         yield _FILE, weights.to_bytes({"seen": self.seen.to(torch.uint8)})
@@ -128,7 +128,15 @@ class Text:
 
 
 class TextPart(TextEncoder):
-    """What was read, added to the noise level's vector."""
+    """What was read: its summary is added to the noise level's vector, its tokens lie beside the picture's.
+
+    A summary steers all places of a picture alike; by tokens each place looks up what concerns it.  beside: False for the first models
+    of text, which had the summary alone.
+    """
+
+    def __init__(self, width: int, beside: bool = True) -> None:
+        super().__init__(width)
+        self.beside = nn.Linear(width, width) if beside else None
 
     def initialise(self) -> None:
         nn.init.normal_(self.start, std=0.02)
@@ -138,8 +146,9 @@ class TextPart(TextEncoder):
     def forward(self, cond: Cond, batch: int, device: torch.device) -> Steering:  # type: ignore[override]
         numbers = cond.get(Text.name)
         if numbers is None:
-            numbers = torch.zeros(batch, 1, dtype=torch.int64, device=device)
-        return Steering(level=super().forward(numbers))
+            return Steering(super().forward(torch.full((batch, 1), PADDING, device=device))[0])
+        level, tokens = super().forward(numbers)
+        return Steering(level) if self.beside is None else Steering(level, self.beside(tokens), numbers != PADDING)
 
 
 def drawn(captions: Sequence[str], generator: np.random.Generator) -> str:

@@ -1,7 +1,8 @@
 """What a network is told about the picture beside its noise level.
 
 `cond`, the third argument of the contract `model(x, sigma, cond) -> x0`, is a mapping of tensors with a row for each picture,
-under names that the conditions (conditions/) know.  What is absent is dropped, for the whole batch.
+under names that the conditions (conditions/) know.  What is absent is dropped, for the whole batch.  Rows may be lengthened with
+zeros, which say nothing.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Words -> numbers: a table of what a sentence encoder makes of each token, and a small transformer over them that is trained.
 
-    "a red bird"  ->  token numbers (32,)  ->  table (32, 128), frozen  ->  start + tokens through one layer  ->  (width,)
+    "a red bird"  ->  token numbers (32,)  ->  table (32, 128), frozen  ->  start + tokens through one layer  ->  summary (width,)
+                                                                                                            ->  tokens (32, width)
 
 The table knows words that no caption of the pictures used: near words have near vectors (scripts/distil_words.py made it from
 MiniLM, Apache-2.0).  Only torch, safetensors and tokenizers are needed to read a prompt.
@@ -94,10 +95,10 @@ def fingerprint() -> str:
 
 
 class TextEncoder(nn.Module):
-    """Token numbers (B, L), PADDING where there is none -> (B, width).
+    """Token numbers (B, L), PADDING where there is none -> a summary (B, width), and the tokens (B, L, width) as they read in context.
 
-    One pre-norm transformer layer over a learnt start and the tokens; what is read of it is the start and the mean.  The start
-    alone stands for no text.
+    One pre-norm transformer layer over a learnt start and the tokens; the summary is of the start and the mean.  The start alone
+    stands for no text.
     """
 
     def __init__(self, width: int) -> None:
@@ -119,7 +120,7 @@ class TextEncoder(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.read = nn.Sequential(nn.Linear(2 * width, 2 * width), nn.SiLU(), nn.Linear(2 * width, width))
 
-    def forward(self, numbers: Tensor) -> Tensor:
+    def forward(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         vectors = self.table[numbers].to(self.step.dtype) * self.step
         x = self.project(vectors) + self.position[: numbers.shape[1]]
         x = torch.cat([self.start.expand(len(x), 1, -1), x], dim=1)  # (B, 1 + L, W)
@@ -128,7 +129,7 @@ class TextEncoder(nn.Module):
         x = x + self.down(F.gelu(self.up(self.norm_mlp(x))))
         x = self.norm(x) * there[..., None]
         mean = x.sum(dim=1) / there.sum(dim=1, keepdim=True)
-        return self.read(torch.cat([x[:, 0], mean], dim=1))  # type: ignore[no-any-return]
+        return self.read(torch.cat([x[:, 0], mean], dim=1)), x[:, 1:]
 
     def attention(self, x: Tensor, there: Tensor) -> Tensor:
         heads = HEADS if x.shape[-1] % HEADS == 0 else 1
