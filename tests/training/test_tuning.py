@@ -100,6 +100,14 @@ def test_a_tuned_painter_keeps_what_it_knows_and_moves(painter: Path, picture_fo
     assert len(list(open_model(run, CPU).paint(PaintRequest(model=str(run), prompt="warm", count=2, seed=1)))) == 2
 
 
+def test_what_a_gpu_learnt_is_tuned_on_a_laptop() -> None:
+    """The starter saw 512 pictures an update; at 32 the rate falls with the square root, besides being a fifth."""
+    own = open_model_folder(locate("starter").path).about.training["recipe"]["train"]
+    tuned = tuning_recipe(locate("starter"), []).train
+    assert own["batch"] == 512 and tuned.batch == 32
+    assert tuned.lr == pytest.approx(0.2 * own["lr"] * (32 / 512) ** 0.5)
+
+
 def test_a_model_of_words_is_tuned_on_pictures_without(painter: Path, warm: Path, tmp_path: Path) -> None:
     """It says so; every word it knew is known still, and none is learnt."""
     notes = Notes()

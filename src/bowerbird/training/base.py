@@ -17,9 +17,10 @@ from bowerbird.pretrained.loading import native_side
 from bowerbird.recipe import Recipe, change_recipe, check_recipe
 
 SLOWER = 0.2  # of the learning rate it was trained with (docs/tuning.md has others)
+BATCH = 32  # at most: what a model learnt on a GPU, thousands of pictures at a time, is tuned on a laptop
 WARMUP_BATCHES = 20
 PICTURES = {"autoencoder": 4_000, "upscaler": 4_000}  # minutes on two cores; a picture of theirs takes longer than a painter's
-PAINTER_PICTURES = 20_000
+PAINTER_PICTURES = 10_000
 
 
 def base_model(recipe: Recipe, pictures: Pictures) -> tuple[Model | None, str]:
@@ -53,15 +54,17 @@ def tuning_recipe(place: Place, settings: Sequence[str]) -> Recipe:
             f"bowerbird train PICTURES --recipe NAME --init {place.where}"
         )
     own = check_recipe(told)
-    train = own.train
+    train, batch = own.train, min(own.train.batch, BATCH)
+    rate = SLOWER * train.lr * (batch / train.batch) ** 0.5  # the square root keeps Adam's noise alike (arXiv:2205.10287)
     fields = own.model_dump(mode="json")
     fields |= {"name": f"{own.name.removesuffix('-tuned')}-tuned", "tune": {"model": place.where}}
     fields["data"] |= {"captions": "", "held_out": 0.1}
     fields["train"] |= {
         "init": "",
-        "lr": float(f"{SLOWER * train.lr:.3g}"),
+        "batch": batch,
+        "lr": float(f"{rate:.3g}"),
         "pictures": PICTURES.get(own.model.network, PAINTER_PICTURES),
-        "warmup": WARMUP_BATCHES * train.batch,
+        "warmup": WARMUP_BATCHES * batch,
     }
     fields["autoencoder"]["keep_latents"] = True  # read by autoencoders alone: models of its latents stay valid
     return change_recipe(fields, settings)
