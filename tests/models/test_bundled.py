@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from bowerbird.errors import ModelError
 from bowerbird.generate import open_autoencoder, open_model
@@ -14,7 +15,7 @@ from bowerbird.locate import bundled, locate
 from bowerbird.model_folder import open_model_folder, read_manifest
 from bowerbird.recipe import built_in_recipes, read_recipe
 from bowerbird.request import PaintRequest
-from bowerbird.training.build import build_denoiser
+from bowerbird.training.build import build_denoiser, build_upscaler
 from bowerbird.training.resume import begin_with
 from tests.training.runs import CPU, Notes
 
@@ -47,13 +48,15 @@ def test_a_recipe_that_begins_with_a_bundled_model_takes_all_its_weights(tmp_pat
     assert begun
     for recipe in begun:
         before = open_model_folder(locate(recipe.train.init).path)
-        assert before.denoiser is not None
         notes = Notes()
-        conditions = {name: before.conditions[name] for name in recipe.condition.wanted() if name in before.conditions}
-        model = build_denoiser(recipe, before.denoiser.spec.sample_shape, conditions)
+        if before.denoiser is None:
+            model: nn.Module = build_upscaler(recipe)
+        else:
+            conditions = {name: before.conditions[name] for name in recipe.condition.wanted() if name in before.conditions}
+            model = build_denoiser(recipe, before.denoiser.spec.sample_shape, conditions)
+            assert model.spec == before.denoiser.spec
         begin_with(model, recipe.train.init, notes)
-        assert model.spec == before.denoiser.spec
-        expected = before.denoiser.state_dict()
+        expected = before.network.state_dict()
         assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
         assert not notes
 
