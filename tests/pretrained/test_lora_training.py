@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -276,6 +277,19 @@ def test_what_cannot_be_is_one_sentence(tiny: Any, run: Path, picture_folder: Pa
             tuning_recipe(locate(tiny(name).folder), [])
     with pytest.raises(ModelError, match=r"is a LoRA. Tune the model it is for"):
         tuning_recipe(locate(run), [])
+
+
+def test_the_same_name_with_other_weights_is_another_base(tiny: Any, warm: Path, tmp_path: Path) -> None:
+    """The U-Net's bytes are part of what a run is made from; the matrices that one learnt beside mean nothing beside another."""
+    base = Path(shutil.copytree(tiny("sd15").folder, tmp_path / "base"))
+    recipe = plan(base, "lora.trigger=sks", "train.pictures=8")
+    out = run_here(warm, tmp_path / "run", recipe)
+    (file,) = (base / "unet").glob("*.safetensors")
+    tensors = safetensors.torch.load_file(file)
+    tensors["conv_in.bias"] += 1
+    safetensors.torch.save_file(tensors, file)
+    with pytest.raises(RunError, match="tune.model"):
+        train(warm, out, recipe, device=CPU)
 
 
 def test_the_command_line_takes_a_run_for_its_lora(run: Path, tiny: Any) -> None:
