@@ -288,7 +288,7 @@ def test_the_same_name_with_other_weights_is_another_base(tiny: Any, warm: Path,
     tensors = safetensors.torch.load_file(file)
     tensors["conv_in.bias"] += 1
     safetensors.torch.save_file(tensors, file)
-    with pytest.raises(RunError, match="tune.model"):
+    with pytest.raises(RunError, match="the model it tunes, have changed since it was started"):
         train(warm, out, recipe, device=CPU)
 
 
