@@ -21,7 +21,7 @@ from bowerbird.server.serving import Serving
 from bowerbird.studio.form import FOLDED, component, fields_of, help_of
 from bowerbird.studio.gallery import found, settings_of, to_bin
 from bowerbird.studio.run import PLACE, WithStudio
-from bowerbird.studio.training import keep_dropped
+from bowerbird.studio.training import forecast_of, keep_dropped
 
 
 @pytest.fixture
@@ -91,6 +91,11 @@ def test_dropped_pictures_are_kept_once_and_can_be_trained_on(queue: Queue, tmp_
         keep_dropped(queue, [files[0], files[0]])
     with pytest.raises(PictureFolderError, match="archive alone"):
         keep_dropped(queue, [files[0], kept])
+
+
+def test_a_forecast_is_that_of_the_command_line_and_refuses_in_its_words(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="nowhere"):
+        forecast_of(TrainRequest(pictures=tmp_path / "nowhere", recipe="latent-64", hours=0.1))
 
 
 def test_a_dropped_picture_tells_its_settings_and_chooses_no_files(tmp_path: Path) -> None:

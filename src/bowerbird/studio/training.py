@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import html
 import io
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from bowerbird.errors import BowerbirdError, PictureFolderError
+from bowerbird.errors import BowerbirdError, PictureFolderError, RequestError
 from bowerbird.jobs import EvaluateRequest, Job, Queue, TrainRequest
 from bowerbird.jobs.requests import read_job_request
 from bowerbird.recipe import built_in_recipes, recipe_text
@@ -34,6 +36,7 @@ def train_tab(queue: Queue) -> gr.Timer:
     with gr.Row():
         recipe = gr.Dropdown(built_in_recipes(), value="latent-64", label="recipe", scale=2)
         hours = gr.Number(0.2, minimum=0.01, label="hours", info=TrainRequest.model_fields["hours"].description, scale=1)
+        ahead = gr.Button("Forecast", scale=1, elem_id="forecast")
         go = gr.Button("Train", variant="primary", scale=1, elem_id="train")
     about = gr.HTML(_about("latent-64"))
     state = gr.HTML()
@@ -60,6 +63,13 @@ def train_tab(queue: Queue) -> gr.Timer:
         except BowerbirdError as error:
             return gr.update(), f'<p class="sentence bad">{html.escape(str(error))}</p>'
         return kept, inspect(kept)
+
+    def foretell(where: str, which: str, how_long: float) -> str:
+        try:
+            asked = read_job_request(TrainRequest, {"pictures": where, "recipe": which, "hours": how_long})
+            return f'<p class="sentence">{html.escape(forecast_of(asked))}</p>'
+        except BowerbirdError as error:
+            return f'<p class="sentence bad">{html.escape(str(error))}</p>'
 
     def start(where: str, which: str, how_long: float) -> Any:
         try:
@@ -103,12 +113,25 @@ def train_tab(queue: Queue) -> gr.Timer:
     drop.change(take, drop, [folder, found])
     look.click(inspect, folder, found)
     recipe.change(_about, recipe, about, show_progress="hidden")
+    ahead.click(foretell, [folder, recipe, hours], state)
     go.click(start, [folder, recipe, hours], [state, run], show_progress="hidden")
     stop.click(cancel, run, None, show_progress="hidden")
     go_on.click(resume, run, run, show_progress="hidden")
     judge.click(evaluate, run, judged, show_progress="hidden")
     timer.tick(show, run, [run, shown, judged], show_progress="hidden")
     return timer
+
+
+def forecast_of(asked: TrainRequest) -> str:
+    """What `bowerbird train --forecast` says of this run, by a short run of its own process; RequestError in its words."""
+    command = [sys.executable, "-m", "bowerbird", "train", "--forecast", f"--recipe={asked.recipe}"]
+    length = [f"--hours={asked.hours}"] if asked.hours is not None else []
+    told = subprocess.run(
+        [*command, *length, "--", str(asked.pictures)], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    if told.returncode:
+        raise RequestError((told.stderr.strip().splitlines() or ["the forecast ended without a word."])[-1])
+    return told.stdout.strip()
 
 
 def keep_dropped(queue: Queue, files: list[Path]) -> Path:
