@@ -24,7 +24,7 @@ demo: $(READY)
 	$(RUN)/bowerbird generate starter "a red heart" --count 4 --seed 1 --out demo/heart
 	$(RUN)/bowerbird inspect examples/birds --out demo/inspect
 	$(RUN)/bowerbird generate starter "clip art of a blue bird" --count 16 --seed 1 --out demo/before
-	$(RUN)/bowerbird tune starter examples/birds --pictures 4000 --out demo/run
+	$(RUN)/bowerbird tune starter examples/birds --pictures 2500 --out demo/run
 	$(RUN)/bowerbird generate demo/run "clip art of a blue bird" --count 16 --seed 1 --out demo/after
 	$(RUN)/bowerbird upscale upscaler-4x demo/heart --out demo/large
 	@echo
