@@ -3,10 +3,10 @@
     python scripts/starter_pictures.py PICTURES FOLDER            # which pictures
     python scripts/train_starter.py pack FOLDER PACK.npz          # on any machine: what the GPU needs, in one file
     python scripts/train_starter.py train PACK.npz OUT SECONDS    # on the GPU: OUT/*.safetensors in half precision, OUT/log.jsonl
-    python scripts/train_starter.py model FOLDER OUT/best MODEL   # a model folder of it; scripts/bundle_model.py makes it the bundled one
+    python scripts/train_starter.py model FOLDER MODEL OUT/narrow=0.75 OUT/best=0.25    # a model folder of these shares of the weights
 
 `bowerbird train FOLDER/train --recipe starter` learns the same and adds what users need (kill and resume, reports); it draws every
-sample by key on the CPU, which feeds a GPU a tenth as fast.  Here samples come from a generator of the GPU, and pictures are also
+sample by key on the CPU, which fed the same GPU a fifth as fast.  Here samples come from a generator of the GPU, and pictures are also
 turned, scaled and moved; the network is told how, so that it paints none of it (non-leaking augmentation; Karras et al. 2022,
 arXiv:2206.00364, appendix F.2).
 """
@@ -335,8 +335,8 @@ def save(model: Denoiser, out: Path, name: str) -> None:
 # ---------------------------------------------------------------- what comes of it
 
 
-def model(folder: Path, weights_of: str, target: Path) -> None:
-    """A model folder of OUT/NAME-*.safetensors, with what the conditions learn of the same pictures."""
+def model(folder: Path, target: Path, shares: list[str]) -> None:
+    """A model folder of OUT/NAME-*.safetensors, blended as `OUT/NAME=share` say, with what the conditions learn of the same pictures."""
     from bowerbird.data.pictures import open_pictures
     from bowerbird.generate import open_autoencoder
     from bowerbird.model_folder import About, Model, SamplingDefaults, save_model
@@ -352,9 +352,14 @@ def model(folder: Path, weights_of: str, target: Path) -> None:
     scale = json.loads(STARTER.read_text())["latents"]
     space = LatentSpace(open_autoencoder("autoencoder-8x", cpu), scale["mean"], scale["std"])
     denoiser = build_denoiser(recipe, (len(scale["mean"]), SIZE // 8, SIZE // 8), conditions)
-    out = Path(weights_of)
-    parts = [weights.load(part) for part in sorted(out.parent.glob(f"{out.name}-*.safetensors"))]
-    denoiser.network.load_state_dict({name: tensor.float() for part in parts for name, tensor in part.items()})
+    blend: dict[str, Tensor] = {}
+    for named in shares:
+        name, share = named.split("=")
+        out = Path(name)
+        for part in sorted(out.parent.glob(f"{out.name}-*.safetensors")):
+            for key, tensor in weights.load(part).items():
+                blend[key] = blend.get(key, torch.zeros(tensor.shape)) + float(share) * tensor.float()
+    denoiser.network.load_state_dict(blend)
     lines = [json.loads(line) for line in (out.parent / "log.jsonl").read_text().splitlines()]
     training = {
         "recipe": recipe.model_dump(mode="json"),
@@ -377,7 +382,7 @@ if __name__ == "__main__":
             pack(Path(folder), Path(target))
         case ["train", file, out, seconds]:
             train(Path(file), Path(out), float(seconds))
-        case ["model", folder, weights_of, target]:
-            model(Path(folder), weights_of, Path(target))
+        case ["model", folder, target, *shares]:
+            model(Path(folder), Path(target), shares)
         case _:
             sys.exit(__doc__)
