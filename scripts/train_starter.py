@@ -297,7 +297,6 @@ def train(file: Path, out: Path, seconds: float) -> None:
         held=looks,
         learnt=look(averages["narrow"].model, learnt, levels, len(held)),
         best=best,
-        rate=settings.lr,
     )
 
 

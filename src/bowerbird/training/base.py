@@ -17,7 +17,7 @@ from bowerbird.pretrained.loading import native_side
 from bowerbird.recipe import Recipe, change_recipe, check_recipe
 
 SLOWER = 0.2  # of the learning rate it was trained with (docs/tuning.md has others)
-BATCH = 32  # at most: what a model learnt on a GPU, thousands of pictures at a time, is tuned on a laptop
+BATCH = 32  # at most: what a model learnt on a GPU, hundreds of pictures at a time, is tuned on a laptop
 WARMUP_BATCHES = 20
 PICTURES = {"autoencoder": 4_000, "upscaler": 4_000}  # minutes on two cores; a picture of theirs takes longer than a painter's
 PAINTER_PICTURES = 10_000
