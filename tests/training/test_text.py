@@ -107,3 +107,14 @@ def test_any_text_is_a_picture_or_one_sentence(
         assert Image.open(file).size == (16, 16)
         code, out, _ = bowerbird("info", file, "--json")
         assert code == 0 and json.loads(out)["fields"]["seed"] == 1
+
+
+def test_prompts_of_any_length_share_a_walk(painter: OwnPainter) -> None:
+    """Words that another prompt has more are padding to this one: painted together or alone, it is the same picture within rounding."""
+    long = "a small bird with a blue crown, a cone-shaped bill, white wings and a very long tail in a tall tree"
+    requests = [PaintRequest(prompt=prompt, seed=3, steps=3) for prompt in ("a bird", long)]
+    together = [np.asarray(one.picture, np.int16) for _, painted in painter.paint_together(requests) for one in painted]
+    for request, seen in zip(requests, together, strict=True):
+        (alone,) = painter.paint(request)
+        assert np.abs(np.asarray(alone.picture, np.int16) - seen).max() <= 1
+    assert (together[0] != together[1]).any()
