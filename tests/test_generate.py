@@ -7,11 +7,12 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
+from bowerbird.chain import BatchChain
 from bowerbird.diffusion.guidance import keep
 from bowerbird.diffusion.samplers import SAMPLERS
 from bowerbird.diffusion.schedule import karras_grid
 from bowerbird.errors import RequestError
-from bowerbird.generate import open_model
+from bowerbird.generate import open_chain, open_model
 from bowerbird.painter import OwnPainter, PictureNoise, Source
 from bowerbird.picture_files import save_picture
 from bowerbird.picture_metadata import read_metadata
@@ -74,6 +75,22 @@ def test_together_is_one_walk(painter: OwnPainter, monkeypatch: pytest.MonkeyPat
     one = len(calls)
     list(painter.paint_together([ask(label=("cat", "dog")[seed % 2], seed=seed) for seed in range(10)]))
     assert len(calls) == 2 * one
+
+
+def test_a_model_that_is_opened_with_what_follows_it_walks_together_too(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the server, `--prompts` and `evaluate` open it: one walk, and each picture as large as its request asked."""
+    chain = open_chain(model_folder, torch.device("cpu"))
+    assert isinstance(chain, BatchChain) and isinstance(chain.first, OwnPainter)
+    calls = counted_calls(chain.first, monkeypatch)
+    list(chain.paint(ask(label="cat")))
+    one = len(calls)
+    asked = [ask(label="cat", seed=1), ask(label="dog", seed=2, size=(64, 64)), ask(seed=3, label="cat", size=(64, 64))]
+    together = dict(chain.paint_together(asked))
+    assert len(calls) == 2 * one
+    for number, request in enumerate(asked):
+        (picture,), (alone,) = together[number], chain.paint(request)
+        assert picture.settings == alone.settings and picture.picture.size == alone.picture.size
+        assert abs(pixels(picture.picture) - pixels(alone.picture)).mean() <= 1
 
 
 def test_exact_promises_the_bytes(painter: OwnPainter, tmp_path: Path) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageOps
 
-from bowerbird.painter import Painter
+from bowerbird.painter import BatchPainter, Painter
 from bowerbird.picture_files import Painted
 from bowerbird.progress import OnProgress
 from bowerbird.request import PaintRequest
@@ -35,23 +35,34 @@ class Chain:
         then = self._then(request)
         if not then:
             return self.first.resolve(request)
-        return self.first.resolve(_alone(request)).model_copy(update={"then": then, **_last(request)})
+        return self.first.resolve(self._alone(request)).model_copy(update={"then": then, **_last(request)})
 
     def paint(self, request: PaintRequest, on_progress: OnProgress | None = None) -> Iterator[Painted]:
         """Yield the finished pictures.  What cannot be opened is said before the first is painted."""
+        self._open_all(request)
+        for painted in self.first.paint(self._alone(request), on_progress):
+            yield self._taken_further(painted, request, on_progress)
+
+    def _alone(self, request: PaintRequest) -> PaintRequest:
+        """What is asked of the first painter: everything but what the others do."""
+        return request.model_copy(update={"then": [], "size": None, "noise": None, "consistent": False}) if self._then(request) else request
+
+    def _taken_further(self, painted: Painted, request: PaintRequest, on_progress: OnProgress | None) -> Painted:
+        """What the others make of the first painter's picture."""
         then = self._then(request)
         if not then:
-            yield from self.first.paint(request, on_progress)
-            return
-        others = [self._painter(name) for name in then]
-        for painted in self.first.paint(_alone(request), on_progress):
-            picture = painted.picture
-            for other in others:
-                picture = _further(other, picture, painted.seed, request, on_progress)
-            if request.size is not None and picture.size != request.size:
-                picture = ImageOps.fit(picture, request.size, Image.Resampling.LANCZOS)
-            settings = painted.settings.model_copy(update={"then": then, **_last(request), "size": picture.size})
-            yield Painted(picture, painted.seed, settings)
+            return painted
+        picture = painted.picture
+        for name in then:
+            picture = _further(self._painter(name), picture, painted.seed, request, on_progress)
+        if request.size is not None and picture.size != request.size:
+            picture = ImageOps.fit(picture, request.size, Image.Resampling.LANCZOS)
+        settings = painted.settings.model_copy(update={"then": then, **_last(request), "size": picture.size})
+        return Painted(picture, painted.seed, settings)
+
+    def _open_all(self, request: PaintRequest) -> None:
+        for name in self._then(request):
+            self._painter(name)
 
     def _then(self, request: PaintRequest) -> list[str]:
         much = self.upscaler is not None and request.size is not None and max(request.size) >= WORTHWHILE * self.native_px
@@ -63,9 +74,21 @@ class Chain:
         return self._opened[name]
 
 
-def _alone(request: PaintRequest) -> PaintRequest:
-    """What is asked of the first painter: everything but what the others do."""
-    return request.model_copy(update={"then": [], "size": None, "noise": None, "consistent": False})
+class BatchChain(Chain):
+    """A chain whose first painter paints several requests in one walk."""
+
+    def __init__(self, first: BatchPainter, open_next: Callable[[str], Painter], upscaler: str | None = None, native_px: int = 0) -> None:
+        super().__init__(first, open_next, upscaler, native_px)
+        self._together = first.paint_together
+
+    def paint_together(
+        self, requests: Sequence[PaintRequest], on_progress: OnProgress | None = None
+    ) -> Iterator[tuple[int, list[Painted]]]:
+        """(number, finished pictures) of each request."""
+        for request in requests:
+            self._open_all(request)
+        for number, pictures in self._together([self._alone(request) for request in requests], on_progress):
+            yield number, [self._taken_further(painted, requests[number], on_progress) for painted in pictures]
 
 
 def _last(request: PaintRequest) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from bowerbird import hardware, pretrained
-from bowerbird.chain import Chain
+from bowerbird.chain import BatchChain, Chain
 from bowerbird.enlarge import Enlarger
 from bowerbird.errors import ModelError
 from bowerbird.locate import Opening, Place, bundled, locate, locate_autoencoder
@@ -50,9 +50,9 @@ def open_chain(where: str | Path, device: torch.device, opening: Opening | None 
 
     first, own = open_model(where, device, opening, on_progress), Path(str(where).rpartition("@")[0] or where) / "upscaler"
     upscaler = str(own) if any((own / name).is_file() for name in (MANIFEST, "run.json")) else UPSCALER
-    if not isinstance(first, OwnPainter) or not (own.is_dir() or UPSCALER in bundled()):
+    if not isinstance(first, OwnPainter):
         return Chain(first, open_next)
-    return Chain(first, open_next, upscaler, max(first.native))
+    return BatchChain(first, open_next, upscaler if own.is_dir() or UPSCALER in bundled() else None, max(first.native))
 
 
 def open_place(place: Place, device: torch.device, opening: Opening | None = None, on_progress: OnProgress | None = None) -> Painter:

@@ -21,7 +21,7 @@ from bowerbird.captioning import sentence_of
 from bowerbird.data.layouts.lists import decoded
 from bowerbird.data.layouts.tables import read_records
 from bowerbird.errors import RequestError
-from bowerbird.painter import BATCH, OwnPainter, Painter
+from bowerbird.painter import BATCH, BatchPainter, Painter
 from bowerbird.picture_files import SOFTWARE, SUFFIXES, Painted, save_picture
 from bowerbird.progress import OnProgress, Progress, tell
 from bowerbird.reading import parse_json
@@ -99,11 +99,11 @@ def _painted(painter: Painter, requests: list[PaintRequest], on_progress: OnProg
     total, start = sum(request.count for request in requests), 0
     while start < len(requests):
         stop = start + 1
-        while isinstance(painter, OwnPainter) and stop < len(requests) and _fit_together(requests[start : stop + 1]):
+        while isinstance(painter, BatchPainter) and stop < len(requests) and _fit_together(requests[start : stop + 1]):
             stop += 1
         part = requests[start:stop]
         heard = _as_pictures(on_progress, sum(request.count for request in requests[:start]), sum(request.count for request in part), total)
-        if isinstance(painter, OwnPainter) and len(part) > 1:
+        if isinstance(painter, BatchPainter) and len(part) > 1:
             yield from ((start + 1 + number, pictures) for number, pictures in painter.paint_together(part, heard))
         else:
             yield start + 1, list(painter.paint(part[0], heard))

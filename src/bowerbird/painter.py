@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -49,6 +49,15 @@ class Painter(Protocol):
     def paint(self, request: PaintRequest, on_progress: OnProgress | None = None) -> Iterator[Painted]: ...
 
     def describe(self) -> dict[str, Any]: ...
+
+
+@runtime_checkable
+class BatchPainter(Painter, Protocol):
+    """Whatever can paint several requests in one walk."""
+
+    def paint_together(
+        self, requests: Sequence[PaintRequest], on_progress: OnProgress | None = None
+    ) -> Iterator[tuple[int, list[Painted]]]: ...
 
 
 class OwnPainter:

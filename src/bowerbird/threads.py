@@ -1,8 +1,10 @@
 """How many threads compute, and how they wait: decided before torch loads, because OpenMP reads its settings once.
 
 OpenMP's threads spin while they wait for each other.  On a machine that does other things one of them is often not running,
-and all the others burn their time slices waiting for it: two threads on two busy cores painted 20 times slower than one.  So
-threads sleep while they wait, and there are only as many as there are processors free.
+and all the others burn their time slices waiting for it: two threads on two busy cores painted 20 times slower than one.  To
+sleep at once is no cure: a step has hundreds of waits of some microseconds each, and to be woken costs more than that (one
+picture took two threads as long as one).  So threads spin for about as long as waking takes, then sleep, and there are only as
+many as there are processors free.  Measured: docs/benchmarks.md, *Threads that wait*.
 """
 
 from __future__ import annotations
@@ -15,13 +17,14 @@ from pathlib import Path
 
 _SAMPLES, _PAUSE_SECONDS = 7, 0.01  # of how many programs want to run at this moment
 _BY_HAND = "OMP_NUM_THREADS"
+_SPINS = "10000"  # turns of libgomp's waiting loop before a thread sleeps: some tens of microseconds
 
 
 def sleep_while_waiting() -> None:
-    """Threads that wait do not spin.  Of no use once torch is loaded, and never against what the user has set."""
+    """Threads that wait spin briefly, then sleep.  Of no use once torch is loaded, and never against what the user has set."""
     if "torch" not in sys.modules:
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-        os.environ.setdefault("GOMP_SPINCOUNT", "0")
+        os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
 
 
 def choose_threads(wanted: int | None = None) -> None:

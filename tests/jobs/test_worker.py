@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
+from torch import Tensor
 
 from bowerbird.jobs.job import JobProgress
 from bowerbird.jobs.loaded import LoadedModels
@@ -13,6 +15,7 @@ from bowerbird.jobs.queue import Queue
 from bowerbird.jobs.requests import EvaluateRequest, TrainRequest, TuneRequest
 from bowerbird.jobs.worker import Worker
 from bowerbird.locate import locate
+from bowerbird.painter import OwnPainter, Source
 from bowerbird.picture_metadata import read_metadata
 from bowerbird.recipe import write_recipe
 from bowerbird.request import PaintRequest
@@ -53,6 +56,20 @@ def test_one_bad_request_of_a_batch_fails_alone(queue: Queue, model_folder: Path
     assert [queue.get(job.id).state for job in (good, bad, other)] == ["done", "failed", "done"]
     error = queue.get(bad.id).error
     assert error is not None and error.kind == "RequestError" and "cow" in error.message
+
+
+def test_jobs_that_are_alike_are_painted_in_one_walk(queue: Queue, model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the queue hands out as one batch the worker paints as one."""
+    walks, walk = list[int](), OwnPainter._walk
+
+    def counted(painter: OwnPainter, request: PaintRequest, source: Source, seeds: list[int], *rest: Any) -> Tensor:
+        walks.append(len(seeds))
+        return walk(painter, request, source, seeds, *rest)
+
+    monkeypatch.setattr(OwnPainter, "_walk", counted)
+    queue.submit("paint", [paint(model_folder, label="cat"), paint(model_folder, label="dog", count=2), paint(model_folder, label="cat")])
+    work(queue)
+    assert walks == [4]
 
 
 @pytest.mark.parametrize("model", ["no such model", "/etc/passwd"])

@@ -26,7 +26,7 @@ from bowerbird.evaluate.report import Line, Report
 from bowerbird.generate import open_place
 from bowerbird.locate import find
 from bowerbird.models.features import JUDGE, SECOND_OPINION, Features, extract
-from bowerbird.painter import BATCH, OwnPainter, Painter
+from bowerbird.painter import BATCH, BatchPainter, Painter
 from bowerbird.picture_files import Painted
 from bowerbird.pixels import Pixels
 from bowerbird.progress import OnProgress, Progress, tell
@@ -244,7 +244,7 @@ def _paint_captions(painter: Painter, real: PictureSet, count: int, seed: int, o
     painted = list[Painted]()
     for start in range(0, count, BATCH):
         some = requests[start : start + BATCH]
-        if isinstance(painter, OwnPainter):
+        if isinstance(painter, BatchPainter):
             together = painter.paint_together(some, _unheard)
         else:
             together = ((0, list(painter.paint(one, _unheard))) for one in some)

@@ -137,9 +137,9 @@ class Worker:
 
     def _painted(self, painter: Painter, requests: dict[str, PaintRequest], reporter: Reporter) -> Iterator[tuple[str, list[Painted]]]:
         """(job, its pictures): in one batch where there are several and the painter can."""
-        from bowerbird.painter import OwnPainter
+        from bowerbird.painter import BatchPainter
 
-        if len(requests) > 1 and isinstance(painter, OwnPainter):
+        if len(requests) > 1 and isinstance(painter, BatchPainter):
             names = list(requests)
             for number, pictures in painter.paint_together(list(requests.values()), reporter):
                 yield names[number], pictures
