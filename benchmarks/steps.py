@@ -23,7 +23,7 @@ from bowerbird.recipe import read_recipe
 from bowerbird.training import Budget, forecast
 
 UPDATES, ROUNDS = 10, 7
-LENGTH = "train.pictures=10000000"  # nowhere near its end, so that nothing else is done meanwhile
+LENGTH = ("train.pictures=10000000", "train.init=")  # nowhere near its end, so that nothing else is done meanwhile
 WAYS = {
     "fp32": ("train.precision=fp32", "train.compile=never"),
     "bf16": ("train.precision=bf16", "train.compile=never"),
@@ -66,11 +66,11 @@ def pictures_a_second(options: argparse.Namespace) -> dict[str, Any]:
     bench = prepare(options.pictures, options.splits, options.size, options.work)
     name = options.variant or "latent-64"
     threads = [options.threads] if options.threads else sorted({1, len(os.sched_getaffinity(0))})
-    recipe = read_recipe(name, [LENGTH, "train.compile=never"])
+    recipe = read_recipe(name, [*LENGTH, "train.compile=never"])
     flops = forecast(bench.folder, recipe, Budget(), device=choose_device("cpu")).flops_per_picture
     return {
-        "name": f"steps-{name}",
-        "recipe": name,
+        "name": f"steps-{Path(name).stem}",
+        "recipe": Path(name).stem,
         "before": _commit(options.before) if options.before else "",
         "updates": UPDATES * ROUNDS,
         "flops_per_picture": flops,
@@ -120,7 +120,7 @@ def _in_turns(pictures: Path, recipe: str, threads: int, options: argparse.Names
 def _started(pictures: Path, recipe: str, threads: int, way: str, source: Path | None, settings: tuple[str, ...], work: Path) -> Trainer:
     out = work / f"steps-{way.replace(', ', '-')}"
     shutil.rmtree(out, ignore_errors=True)
-    command = [sys.executable, "-P", str(TRAINER), str(pictures), str(out), recipe, str(threads), LENGTH, *settings]
+    command = [sys.executable, "-P", str(TRAINER), str(pictures), str(out), recipe, str(threads), *LENGTH, *settings]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)} | ({"PYTHONPATH": str(source)} if source else {})
     trainer = Trainer(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment))
     trainer.wait()  # its first update, with all that is made ready before
