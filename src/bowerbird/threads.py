@@ -4,7 +4,7 @@ OpenMP's threads spin while they wait for each other.  On a machine that does ot
 and all the others burn their time slices waiting for it: two threads on two busy cores painted 20 times slower than one.  To
 sleep at once is no cure: a step has hundreds of waits of some microseconds each, and to be woken costs more than that (one
 picture took two threads as long as one).  So threads spin for about as long as waking takes, then sleep, and there are only as
-many as there are processors free.  Measured: docs/benchmarks.md, *Threads that wait*.
+many as there are processors free.  Measured: docs/budget.md, *Threads that wait*.
 """
 
 from __future__ import annotations
