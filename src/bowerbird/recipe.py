@@ -29,8 +29,10 @@ class Data(Section):
     """How pictures become squares the network can see."""
 
     size: int = Field(64, ge=8, le=1024, description="side of the training pictures in pixels; twice the side costs four times the work")
-    fit: Literal["crop", "pad", "box"] = Field(
-        "crop", description="crop: fill the square and lose the borders; pad: keep everything on white; box: around bounding boxes (CUB)"
+    fit: Literal["crop", "pad", "box", "shape"] = Field(
+        "crop",
+        description="crop: fill the square and lose the borders; pad: keep everything on white; box: around bounding boxes (CUB); "
+        "shape: no square, each picture near its own shape, for Stable Diffusion",
     )
     captions: str = Field(
         "", description="a .csv or .jsonl of captions that does not lie among the pictures, as `bowerbird caption` writes"
@@ -241,6 +243,8 @@ class Recipe(Section):
             raise ValueError(f"upscaler.crop = {self.upscaler.crop} is larger than data.size = {self.data.size}, from which it is cut")
         if self.model.network == "lora" and not self.tune.model:
             raise ValueError("a LoRA is made for a model that paints: `bowerbird tune MODEL PICTURES`, or tune.model = its name")
+        if self.data.fit == "shape" and self.model.network != "lora":
+            raise ValueError(f"data.fit = 'shape' is for Stable Diffusion; {self.model.network!r} learns squares: 'crop' or 'pad'")
         if self.lora.prior_caption and not self.lora.prior:
             raise ValueError("lora.prior_caption says what the pictures in lora.prior show, and no such folder is named")
         if self.diffusion.noise_levels == "uniform-t" and self.diffusion.prediction not in ("eps", "v"):

@@ -15,6 +15,7 @@ import ctypes
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import signal
@@ -30,7 +31,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageFile
 
-Fit = Literal["crop", "pad", "box"]
+Fit = Literal["crop", "pad", "box", "shape"]
+Shape = tuple[int, int]  # width and height in pixels
 Box = tuple[float, float, float, float]  # left, top, width, height in pixels of the upright picture
 Signature = tuple[int, int, int, int, int]  # device, inode, bytes, mtime and ctime in ns: a file that changed has another one
 
@@ -40,6 +42,8 @@ MAX_SIDE_PX = 16_384
 MIN_SIDE_PX = 8
 MAX_ASPECT = 20
 BOMB_RATIO = 200  # decoded bytes per byte of file; only asked of pictures that are too big anyway: flat drawings compress better still
+SHAPE_STEP = 64  # pixels: sides of the shapes of fit "shape"; what each of Stable Diffusion's networks can halve to its end
+MAX_SHAPE_ASPECT = 4  # of those shapes, as SDXL was trained with (arXiv:2307.01952, appendix I)
 BOX_MARGIN = 0.1  # of the longer side of a bounding box, shown on each side of it: a bird reaches to the edge of its box
 MAX_CPU_SECONDS = 20.0  # of the processor, so that a verdict does not depend on what else the machine is doing
 MAX_WALL_SECONDS = 120.0  # for a disk or network that stops answering
@@ -119,7 +123,7 @@ def examine(
 ) -> tuple[Examined, NDArray[np.uint8] | None]:
     """The verdict on a file's bytes and, when they hold a picture, its (size, size, 3) sRGB square, 0..255.  Never raises.
 
-    `box`: what fit "box" shows; without one it is "crop".
+    `box`: what fit "box" shows; without one it is "crop".  With fit "shape" it is no square but (h, w, 3), of `nearest_shape`.
 
     `lenient` lets through what is cut short, tiny or a ribbon: a report shows people what was rejected.
     """
@@ -166,8 +170,11 @@ def _decode(
 
     # Three times the target is decoded and no more: JPEG shrinks while decoding, the rest by whole factors, and the
     # bicubic filter still has three pixels for one (Pillow calls a gap of 3 indistinguishable from none).
-    shown = window(width, height, box)[2]  # the same upright as on its side
-    enough = round(max(3 * size, 256) * min(width, height) / shown)
+    if fit == "shape":  # the same upright as on its side
+        wide, high = nearest_shape(max(width, height), min(width, height), size)
+        enough = round(max(3 * max(high, min(width, height) / max(width, height) * wide), 256))
+    else:
+        enough = round(max(3 * size, 256) * min(width, height) / window(width, height, box)[2])
     image.draft(None, (enough, enough))
     plain, change = _to_8_bit(image)  # before the metadata is looked at: Pillow may load to find it, and swallow the failure
     transpose, broken = _orientation(image)
@@ -181,11 +188,14 @@ def _decode(
         width, height = (height, width) if transpose in _SIDEWAYS else (width, height)
     changes += ["turned-upright"] * (turned or transpose is not None)
 
-    square, colour = _to_srgb(
-        _square(plain, size, fit, _scaled(box, plain.width / width)), None if change == "from-lab" else image.info.get("icc_profile")
-    )
+    if fit == "shape":
+        shape = nearest_shape(width, height, size)
+        shown = plain.resize(shape, Image.Resampling.BICUBIC, box=frame(*plain.size, shape))
+    else:
+        shape, shown = (size, size), _square(plain, size, fit, _scaled(box, plain.width / width))
+    shown, colour = _to_srgb(shown, None if change == "from-lab" else image.info.get("icc_profile"))
     changes += [colour] * bool(colour)
-    pixels = np.asarray(_on_white(square, size))
+    pixels = np.asarray(_on_white(shown, shape))
     return found._replace(format=format_, width=width, height=height, changes=" ".join(changes), **_measure(plain)), pixels
 
 
@@ -341,6 +351,27 @@ def window(width: int, height: int, box: Box | None) -> tuple[float, float, floa
     return left, min(max(box[1] + box[3] / 2 - side / 2, 0), height - side), side
 
 
+@lru_cache(maxsize=16)
+def shapes(size: int) -> tuple[Shape, ...]:
+    """The shapes of fit "shape": sides are multiples of 64, as is `size`, and none has more pixels than its square, or many less."""
+    sides = range(SHAPE_STEP, size * math.isqrt(MAX_SHAPE_ASPECT) + 1, SHAPE_STEP)
+    long = {(side, size * size // side // SHAPE_STEP * SHAPE_STEP) for side in sides if side >= size}
+    return tuple(sorted({shape for wide, high in long if wide <= MAX_SHAPE_ASPECT * high for shape in ((wide, high), (high, wide))}))
+
+
+@lru_cache(maxsize=4096)
+def nearest_shape(width: int, height: int, size: int) -> Shape:
+    """The shape whose sides stand to each other most as those of the picture do."""
+    return min(shapes(size), key=lambda shape: (abs(math.log(shape[0] * height / (shape[1] * width))), -shape[0] * shape[1]))
+
+
+def frame(width: int, height: int, shape: Shape) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of the largest middle part of a picture that has this shape, in pixels: nothing is stretched."""
+    scale = min(width / shape[0], height / shape[1])
+    left, top = (width - scale * shape[0]) / 2, (height - scale * shape[1]) / 2
+    return left, top, width - left, height - top
+
+
 def _scaled(box: Box | None, scale: float) -> Box | None:
     return box and (box[0] * scale, box[1] * scale, box[2] * scale, box[3] * scale)
 
@@ -355,11 +386,11 @@ def _square(image: Image.Image, size: int, fit: Fit, box: Box | None) -> Image.I
     return image.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
 
 
-def _on_white(image: Image.Image, size: int) -> Image.Image:
-    if image.size == (size, size):
+def _on_white(image: Image.Image, shape: Shape) -> Image.Image:
+    if image.size == shape:
         return image
-    canvas = Image.new("RGB", (size, size), _WHITE)
-    canvas.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
+    canvas = Image.new("RGB", shape, _WHITE)
+    canvas.paste(image, ((shape[0] - image.width) // 2, (shape[1] - image.height) // 2))
     return canvas
 
 
@@ -475,7 +506,7 @@ def main() -> None:
                 found, pixels = Examined(code=verdict.code, reason=verdict.reason), None
             if pixels is not None:
                 try:
-                    pixels_file.seek(slot * pixels.nbytes)
+                    pixels_file.seek(slot * size * size * 3)  # the pixels of a shape do not fill their row
                     pixels_file.write(pixels.tobytes())
                     pixels_file.flush()
                 except OSError:  # our disk's fault, not the picture's

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bowerbird.data.decode import Box, Examined, Signature, signature
+from bowerbird.data.decode import Box, Examined, Signature, nearest_shape, signature
 from bowerbird.data.names import printable
 from bowerbird.errors import PictureFolderError
 
@@ -62,6 +62,10 @@ class Pictures:
     def report_json(self) -> bytes:
         """`report` as the bytes of data.json."""
         return json.dumps(self.report, indent=1, ensure_ascii=False).encode()
+
+    def shapes(self, size: int) -> NDArray[np.int64]:
+        """Width and height, (n, 2), that fit "shape" gives each picture for a size of `size` pixels."""
+        return np.array([nearest_shape(one.width, one.height, size) for one in self.examined], np.int64).reshape(-1, 2)
 
     def verify_unchanged(self, indices: Iterable[int] | None = None) -> None:
         """PictureFolderError names the first picture (of `indices`, or of all) that vanished or changed since it was read."""

@@ -78,8 +78,12 @@ def read_pictures(
     captions: Path | None = None,
     workers: int | None = None,
 ) -> Pictures:
-    """As `open_pictures`, but a folder without a single picture is an answer too.  RecipeError for a size or fit that cannot be."""
+    """As `open_pictures`, but a folder without a single picture is an answer too.  RecipeError for a size or fit that cannot be.
+
+    Of fit "shape" the squares are those of "crop", to be looked at and compared: previews.decode_shaped has the shapes.
+    """
     check_data(size=size, fit=fit)  # the one place that bounds them; nothing else may reach a decoder
+    square: Fit = "crop" if fit == "shape" else fit
     root, refused = _open_source(source, on_progress)
     listing = list_files(root, on_progress)
     listing.odd.update(refused)
@@ -92,11 +96,11 @@ def read_pictures(
         )
     candidates = {path: seen for path, seen in listing.files.items() if path not in described}
     with PictureCache(root, on_progress) as cache:
-        found = _examine(cache, root, candidates, boxes, size, fit, workers or _cores(), on_progress)
+        found = _examine(cache, root, candidates, boxes, size, square, workers or _cores(), on_progress)
         accepted = _first_of_each(found)
         contents = [found[path].sha256 for path in accepted]
         shown = [found[path].sha256 + _place(boxes.get(path)) for path in accepted]
-        pixels = cache.in_order(size, fit, shown) if shown else np.zeros((0, size, size, 3), np.uint8)
+        pixels = cache.in_order(size, square, shown) if shown else np.zeros((0, size, size, 3), np.uint8)
 
     examined = tuple(found[path] for path in accepted)
     said = describe(root, listing.files, layouts, accepted)

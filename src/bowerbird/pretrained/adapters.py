@@ -38,6 +38,9 @@ _ARCHITECTURES = {  # family: ModelSpec's name, kohya's name
 class AdaptedUNet(nn.Module):
     """network(x, time, cond) -> output, of a U-Net that reads `cond["text"]` (B, 77, width), and XL's `cond["pooled"]` (B, width).
 
+    XL is told sizes as well, `cond["sizes"]` (B, 6) in pixels: height and width of the picture as it came, top and left of the crop,
+    height and width of what is painted.  Without them, those of a whole picture.
+
     Its parameters, in float32, are the matrices alone, under names such as `mid_block/attn1/to_q/lora_A`.  At each call they
     are put into the U-Net in the dtype it computes in, and stay there until the next call of this or of a copy.
     """
@@ -63,10 +66,10 @@ class AdaptedUNet(nn.Module):
         for name, parameter in self.named_parameters():
             self._places[name].weight = parameter.to(dtype)
         more = None
-        if "pooled" in cond:  # XL is told sizes as well: of the picture, where it was cropped, and of what is to be painted
-            side = 8.0 * x.shape[-1]
-            sizes = x.new_tensor([side, side, 0, 0, side, side]).expand(len(x), -1)
-            more = {"text_embeds": cond["pooled"].to(dtype), "time_ids": sizes.to(dtype)}
+        if "pooled" in cond:
+            high, wide = 8.0 * x.shape[-2], 8.0 * x.shape[-1]
+            sizes = cond.get("sizes", x.new_tensor([high, wide, 0, 0, high, wide]).expand(len(x), -1))
+            more = {"text_embeds": cond["pooled"].to(dtype), "time_ids": sizes.float()}
         output: Tensor = self.unet(x.to(dtype), time, cond["text"].to(dtype), added_cond_kwargs=more, return_dict=False)[0]
         return output.float()
 
@@ -103,8 +106,20 @@ def adapted(unet: Any, rank: int, alpha: float, targets: str, recompute: bool = 
     return AdaptedUNet(unet, matrices, alpha / rank)
 
 
-def lora_metadata(family: Family, base: str, base_sha256: str, size_px: int, trigger: str, captions: Iterable[str]) -> dict[str, str]:
-    """What other tools read of a LoRA: kohya's `ss_` entries and the ModelSpec (1.0.0) of a LoRA of this family."""
+def lora_metadata(
+    family: Family,
+    base: str,
+    base_sha256: str,
+    size_px: int,
+    shapes: Mapping[tuple[int, ...], int],
+    trigger: str,
+    captions: Iterable[str],
+) -> dict[str, str]:
+    """What other tools read of a LoRA: kohya's `ss_` entries and the ModelSpec (1.0.0) of a LoRA of this family.
+
+    shapes: widths and heights of the pictures it learnt from, and how many have them.
+    """
+    buckets = {str(number): {"resolution": shape, "count": count} for number, (shape, count) in enumerate(sorted(shapes.items()))}
     architecture, version = _ARCHITECTURES[family.name]
     tags = Counter(tag for caption in captions for tag in caption.split(", "))
     told = {
@@ -114,6 +129,8 @@ def lora_metadata(family: Family, base: str, base_sha256: str, size_px: int, tri
         "ss_new_sd_model_hash": base_sha256,
         "ss_network_module": "networks.lora",
         "ss_resolution": f"({size_px}, {size_px})",
+        "ss_enable_bucket": str(len(shapes) > 1),
+        "ss_bucket_info": json.dumps({"buckets": buckets}),
         "ss_tag_frequency": json.dumps({"pictures": dict(tags.most_common(500))}),
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": f"{architecture}/lora",

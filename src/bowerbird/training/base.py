@@ -80,7 +80,7 @@ def _of_a_lora(place: Place) -> dict[str, Any]:
         "name": f"{Path(place.where).stem}-lora",
         "tune": {"model": place.where},
         "model": {"network": "lora"},
-        "data": {"size": native_side(place.path, found.family), "flip": False},
+        "data": {"size": native_side(place.path, found.family), "fit": "shape", "flip": False},
         "condition": {"text": True},
         "diffusion": {"prediction": "eps", "noise_levels": "uniform-t", "weighting": "min-snr", "betas": "scaled-linear"},
         "train": {"pictures": 4000, "batch": 4, "lr": 1e-4, "weight_decay": 0.01, "betas": (0.9, 0.999), "warmup": 80, "save_every": 400},

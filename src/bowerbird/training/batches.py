@@ -7,6 +7,7 @@ condition hidden or not, whatever the batch size, the number of processes, or ho
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -82,6 +83,43 @@ class PixelSamples:
 def chosen_pictures(pictures: Pictures, seed: int, start: int, stop: int) -> NDArray[np.int64]:
     """Which pictures samples number start..stop-1 are."""
     return pictures.train[draws.picture_indices(seed, start, stop, len(pictures.train))]
+
+
+class OneShapeABatch:
+    """Which pictures samples are where those of a batch are of one shape; of one shape altogether, as `chosen_pictures` says.
+
+    The batches come in rounds of as many as there are pictures.  In each, a shape has a batch for each picture of it, evenly spread
+    over the round, and a batch takes the next of an endless row of epochs of those pictures.  So every picture comes equally often,
+    whatever the batch size, and which ones a batch holds follows from its number alone.
+    """
+
+    def __init__(self, train: NDArray[np.int64], shapes: NDArray[np.int64], batch: int, seed: int) -> None:
+        """train: (n,) numbers of pictures; shapes: (n, 2), of each; batch: samples of an update."""
+        self.batch, self.seed, self.count = batch, seed, len(train)
+        distinct = sorted(np.unique(shapes, axis=0).tolist(), key=lambda shape: (-shape[0] * shape[1], shape))
+        self.groups: list[NDArray[np.int64]] = [train[(shapes == shape).all(1)] for shape in distinct]
+        self._round = lru_cache(maxsize=4)(self._shapes_of_round)
+
+    def __call__(self, start: int, stop: int) -> NDArray[np.int64]:
+        """The pictures of samples number start..stop-1, which are of one batch."""
+        number = start // self.batch
+        turn, place = divmod(number, self.count)
+        shapes = self._round(turn)
+        group = self.groups[shapes[place]]
+        earlier = turn * len(group) + int((shapes[:place] == shapes[place]).sum())  # batches of this shape
+        first = earlier * self.batch + start - number * self.batch
+        return group[draws.picture_indices(self.seed, first, first + stop - start, len(group))]
+
+    def _shapes_of_round(self, turn: int) -> NDArray[np.int64]:
+        """The group of each batch of a round.  A group's come at equal distances from a random one on; the first is of the largest shape,
+        so that what needs memory needs it at once.
+        """
+        offsets = draws.uniform(self.seed, "shape", turn * len(self.groups) + np.arange(len(self.groups)))
+        offsets[0] = 0.0
+        places = [(np.arange(len(group)) + offset) / len(group) for group, offset in zip(self.groups, offsets, strict=True)]
+        numbers = np.repeat(np.arange(len(self.groups)), [len(group) for group in self.groups])
+        spread: NDArray[np.int64] = numbers[np.argsort(np.concatenate(places), kind="stable")]
+        return spread
 
 
 def noise(seed: int, purpose: str, samples: NDArray[np.int64], shape: tuple[int, ...]) -> Tensor:

@@ -26,7 +26,7 @@ from bowerbird.recipe import Recipe
 from bowerbird.run_folder import entries, read_run_state
 from bowerbird.storage import TEMPORARY, Disk
 from bowerbird.training.adversary import Adversary
-from bowerbird.training.batches import Batch, chosen_pictures
+from bowerbird.training.batches import Batch
 from bowerbird.training.budget import Budget, Forecast, Watch, frozen_length, of_length, promise
 from bowerbird.training.budget import forecast as forecast_run
 from bowerbird.training.checkpoint import SAVE_SECONDS
@@ -265,8 +265,7 @@ def _synchronised(run: Run, last: bool) -> AbstractContextManager[None]:
 
 def _names(run: Run, seen: int) -> list[str]:
     """The pictures of the whole batch that begins at sample number `seen`."""
-    rows = chosen_pictures(run.pictures, run.recipe.data.seed, seen, seen + run.recipe.train.batch)
-    return [run.pictures.names[i] for i in rows]
+    return [run.pictures.names[i] for i in run.objective.chosen(seen, seen + run.recipe.train.batch)]
 
 
 def _crossed(before: int, after: int, every: int) -> bool:

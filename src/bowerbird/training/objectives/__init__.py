@@ -34,6 +34,9 @@ class Objective(Protocol):
     def new_model(self) -> nn.Module:
         """Freshly initialised, from the global random state."""
 
+    def chosen(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Which pictures samples number start..stop-1 of the run, all of one update, are."""
+
     def draw(self, start: int, stop: int) -> Batch:
         """Samples number start..stop-1 of the run: a pure function of the recipe, the pictures and these numbers."""
 

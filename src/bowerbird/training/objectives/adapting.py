@@ -6,6 +6,8 @@ as it was (prior preservation, DreamBooth, arXiv:2208.12242) are learnt beside t
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 
 from bowerbird.captioning import OWN, Captions, captions_of
 from bowerbird.conditions import dropped
+from bowerbird.data.decode import SHAPE_STEP, Fit, frame, window
 from bowerbird.data.picture_set import Pictures
 from bowerbird.data.pictures import open_pictures
 from bowerbird.diffusion.guidance import guide
@@ -38,7 +41,7 @@ from bowerbird.pretrained.loading import Parts, load_parts, weights_sha256
 from bowerbird.pretrained.words import Words, is_common
 from bowerbird.progress import OnProgress, note
 from bowerbird.recipe import Recipe
-from bowerbird.training.batches import Batch, chosen_pictures
+from bowerbird.training.batches import Batch, OneShapeABatch
 from bowerbird.training.grid import Grid, painted_grid
 from bowerbird.training.latents import LatentSamples, LatentStore
 from bowerbird.training.objectives.denoising import Denoising, NoisyBatch
@@ -54,6 +57,7 @@ class Prior:
     pictures: Pictures
     samples: LatentSamples
     captions: Captions
+    order: OneShapeABatch
 
 
 @dataclass(frozen=True)
@@ -86,8 +90,9 @@ class Adapting(Denoising):
         autoencoder = PretrainedAutoencoder(parts.networks["vae"]).to(device)
         _check_size(recipe, self.unet, autoencoder.factor)
         store = LatentStore(recipe, autoencoder, device)
-        self.samples = LatentSamples(store, pictures, on_progress, autoencoder.published_scale())
+        self.samples = self.latents = LatentSamples(store, pictures, on_progress, autoencoder.published_scale())
         self.space = self.samples.space
+        self.order = _in_batches(self.latents, pictures)
         self.captions = _captions(recipe, pictures)
         self.prior = _prior(recipe, pictures, store, autoencoder.published_scale(), on_progress)
         texts = (*self.captions.texts, *(self.prior.captions.texts if self.prior else ()))
@@ -104,7 +109,8 @@ class Adapting(Denoising):
         if self.prior:
             self.fingerprint += f" beside {self.prior.pictures.fingerprint}"
         said = self.captions.first(pictures.train)
-        self.metadata = lora_metadata(parts.family, recipe.tune.model, sha256, recipe.data.size, trigger, said)
+        shapes = Counter(map(tuple, self.latents.shapes[pictures.train].tolist()))
+        self.metadata = lora_metadata(parts.family, recipe.tune.model, sha256, recipe.data.size, shapes, trigger, said)
 
     def new_model(self) -> Denoiser:
         own = self.recipe.lora
@@ -120,28 +126,37 @@ class Adapting(Denoising):
         )
         return Denoiser(network, spec)
 
+    def chosen(self, start: int, stop: int) -> NDArray[np.int64]:
+        return self.order(start, stop)
+
     def draw(self, start: int, stop: int) -> NoisyBatch:
         """With a prior, sample k has sample -1 - k of the class beside it: draws are keyed, and those numbers are free."""
         own = super().draw(start, stop)
         if self.prior is None:
             return own
         samples = -1 - np.arange(start, stop)
-        chosen = chosen_pictures(self.prior.pictures, self.recipe.data.seed, -stop, -start)[::-1].copy()
-        cond = self._words_of(self.prior.captions, chosen, samples, drop=True)
+        chosen = self.prior.order(-stop, -start)[::-1].copy()
+        cond = self._told(self.prior.pictures, self.prior.samples, self.prior.captions, chosen, samples, drop=True)
         return PairedBatch(**vars(own), prior=self._noisy(start, chosen, samples, self.prior.samples.drawn(chosen, samples), cond))
 
     def losses(self, model: nn.Module, batch: Batch, rows: slice) -> Tensor:
-        """With a prior, the loss of each picture and that of the one beside it, weighted: both in one pass."""
+        """With a prior, the loss of each picture and that of the one beside it, weighted."""
+        own = super().losses(model, batch, rows)
         if not isinstance(batch, PairedBatch):
-            return super().losses(model, batch, rows)
-        own, prior = super().losses(model, _both(batch, rows), slice(None)).chunk(2)
-        return own + self.recipe.lora.prior_weight * prior
+            return own
+        return own + self.recipe.lora.prior_weight * super().losses(model, batch.prior, rows)
 
     def held_out_losses(self, model: nn.Module, chosen: NDArray[np.int64], first: int) -> Tensor:
-        """As many pictures at a time as a training step has: no more memory is needed than that takes."""
+        """Of pictures of one shape, as many at a time as a training step has: no more memory is needed than that takes."""
         size = self.recipe.train.micro_batch or self.recipe.train.batch
-        parts = [super(Adapting, self).held_out_losses(model, chosen[at : at + size], first + at) for at in range(0, len(chosen), size)]
-        return torch.cat(parts)
+        found = torch.zeros(len(chosen), self.held_out_terms, device=self.device)
+        shapes = self.latents.shapes[chosen]
+        for shape in np.unique(shapes, axis=0):
+            alike = np.flatnonzero((shapes == shape).all(1))
+            for start in range(0, len(alike), size):
+                rows = alike[start : start + size]
+                found[torch.from_numpy(rows)] = self._errors(model, chosen[rows], first + rows)
+        return found
 
     def grid(self, model: nn.Module, count: int, steps: int, check: Callable[[], None], world: World) -> Grid:
         """The first captions, from noise that is the same at every snapshot."""
@@ -167,21 +182,49 @@ class Adapting(Denoising):
         return Model(None, about=about, lora=lora_file(network.network, self.metadata))
 
     def _cond(self, chosen: NDArray[np.int64], samples: NDArray[np.int64], drop: bool) -> Cond:
-        return self._words_of(self.captions, chosen, samples, drop)
+        return self._told(self.pictures, self.latents, self.captions, chosen, samples, drop)
 
-    def _words_of(self, captions: Captions, chosen: NDArray[np.int64], samples: NDArray[np.int64], drop: bool) -> Cond:
+    def _told(
+        self,
+        pictures: Pictures,
+        latents: LatentSamples,
+        captions: Captions,
+        chosen: NDArray[np.int64],
+        samples: NDArray[np.int64],
+        drop: bool,
+    ) -> Cond:
+        """What the U-Net is told of the chosen pictures as samples number `samples`: their words, and XL their sizes."""
         seed = self.recipe.data.seed
         said = captions.drawn(seed, chosen, samples) if drop else captions.first(chosen)
         off = dropped(seed, "text", samples, self.recipe.condition.text_drop if drop else 0.0)
-        return to(self.words(["" if out else text for text, out in zip(said, off.tolist(), strict=True)]), self.device)
+        cond = dict(self.words(["" if out else text for text, out in zip(said, off.tolist(), strict=True)]))
+        if "pooled" in cond:
+            mirrored, fit = latents.mirrored(chosen, samples) & drop, self.recipe.data.fit
+            told = [_sizes(pictures, latents, fit, *each) for each in zip(chosen.tolist(), mirrored.tolist(), strict=True)]
+            cond["sizes"] = torch.tensor(told)
+        return to(cond, self.device)
 
 
-def _both(batch: PairedBatch, rows: slice) -> NoisyBatch:
-    """Some rows of a batch, and after them those of the class."""
-    own, prior = batch, batch.prior
-    x0, eps, sigma = (torch.cat([getattr(each, name)[rows] for each in (own, prior)]) for name in ("x0", "eps", "sigma"))
-    cond = {name: torch.cat([tensor[rows], prior.cond[name][rows]]) for name, tensor in own.cond.items()}
-    return NoisyBatch(own.first, np.concatenate([own.pictures[rows], prior.pictures[rows]]), x0, eps, sigma, cond)
+def _in_batches(latents: LatentSamples, pictures: Pictures) -> OneShapeABatch:
+    train = latents.store.recipe.train
+    return OneShapeABatch(pictures.train, latents.shapes[pictures.train], train.batch, latents.store.recipe.data.seed)
+
+
+def _sizes(pictures: Pictures, latents: LatentSamples, fit: Fit, picture: int, mirrored: bool) -> list[float]:
+    """What XL is told of a picture, in pixels (arXiv:2307.01952, section 2.2).
+
+    Height and width as it came; top and left of what is shown, once it is scaled; height and width of that.
+    """
+    one, (wide, high) = pictures.examined[picture], latents.shapes[picture].tolist()
+    if fit == "pad":
+        return [one.height, one.width, 0, 0, high, wide]
+    if fit == "box":
+        left, top, side = window(one.width, one.height, pictures.boxes.get(pictures.paths[picture]))
+        right = left + side
+    else:
+        left, top, right, _ = frame(one.width, one.height, (wide, high))
+    scale = wide / (right - left)
+    return [one.height, one.width, round(top * scale), round((one.width - right if mirrored else left) * scale), high, wide]
 
 
 def _betas(parts: Parts) -> Betas:
@@ -202,6 +245,7 @@ def _check_size(recipe: Recipe, unet: nn.Module, factor: int) -> None:
     """Each level of the U-Net halves the latents."""
     multiple = factor * 2 ** (len(unet.config.block_out_channels) - 1)  # type: ignore[union-attr,arg-type]
     size = recipe.data.size
+    multiple = math.lcm(multiple, SHAPE_STEP) if recipe.data.fit == "shape" else multiple
     if size % multiple:
         nearest = max(multiple, round(size / multiple) * multiple)
         raise RecipeError(f"data.size = {size} is no multiple of {multiple}, as this model's pictures are. The nearest is {nearest}.")
@@ -240,4 +284,5 @@ def _prior(recipe: Recipe, pictures: Pictures, store: LatentStore, scale: Scale 
                 f"the pictures in lora.prior = {own.prior!r} have neither captions nor class folders. Say what they are: "
                 "--set lora.prior_caption='a bird'."
             ) from error
-    return Prior(kept, LatentSamples(store, kept, on_progress, scale), captions)
+    samples = LatentSamples(store, kept, on_progress, scale)
+    return Prior(kept, samples, captions, _in_batches(samples, kept))

@@ -67,9 +67,12 @@ class Autoencoding:
         assert isinstance(self.base.network, ConvAutoencoder), "a recipe for one comes from one"
         return self.base.network.requires_grad_(True)
 
+    def chosen(self, start: int, stop: int) -> NDArray[np.int64]:
+        return chosen_pictures(self.pictures, self.recipe.data.seed, start, stop)
+
     def draw(self, start: int, stop: int) -> NoisyBatch:
         seed, samples = self.recipe.data.seed, np.arange(start, stop)
-        chosen = chosen_pictures(self.pictures, seed, start, stop)
+        chosen = self.chosen(start, stop)
         x0, eps = self.samples.drawn(chosen, samples), noise(seed, "latent noise", samples, self.latent_shape)
         amount = torch.from_numpy(self.recipe.autoencoder.noise * draws.uniform(seed, "amount of latent noise", samples)).float()
         return NoisyBatch(start, chosen, x0.to(self.device), eps.to(self.device), amount.to(self.device))

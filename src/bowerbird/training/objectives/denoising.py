@@ -86,9 +86,12 @@ class Denoising:
             raise RecipeError(f"a model is tuned at the size it paints: leave data.size out, or set it to {size}.")
         return self.base.denoiser.requires_grad_(True)
 
+    def chosen(self, start: int, stop: int) -> NDArray[np.int64]:
+        return chosen_pictures(self.pictures, self.recipe.data.seed, start, stop)
+
     def draw(self, start: int, stop: int) -> NoisyBatch:
         samples = np.arange(start, stop)
-        chosen = chosen_pictures(self.pictures, self.recipe.data.seed, start, stop)
+        chosen = self.chosen(start, stop)
         return self._noisy(start, chosen, samples, self.samples.drawn(chosen, samples), self._cond(chosen, samples, drop=True))
 
     def _noisy(self, first: int, chosen: NDArray[np.int64], samples: NDArray[np.int64], x0: Tensor, cond: Cond) -> NoisyBatch:
@@ -98,7 +101,7 @@ class Denoising:
             first=first,
             pictures=chosen,
             x0=x0.to(self.device),
-            eps=noise(seed, "noise", samples, self.samples.shape).to(self.device),
+            eps=noise(seed, "noise", samples, tuple(x0.shape[1:])).to(self.device),
             sigma=self.levels(torch.from_numpy(level_draws(seed, samples))).float().to(self.device),
             cond=cond,
         )
@@ -112,10 +115,13 @@ class Denoising:
 
     def held_out_losses(self, model: nn.Module, chosen: NDArray[np.int64], first: int) -> Tensor:
         """The error at fixed levels with fixed noise, so that two snapshots differ by their weights alone."""
+        return self._errors(model, chosen, np.arange(first, first + len(chosen)))
+
+    def _errors(self, model: nn.Module, chosen: NDArray[np.int64], places: NDArray[np.int64]) -> Tensor:
+        """(n, levels), of the chosen pictures with the noise that belongs to their places."""
         sigmas = self.levels((torch.arange(HELD_OUT_LEVELS, dtype=torch.float64) + 0.5) / HELD_OUT_LEVELS).float()
         x0 = self.samples.plain(chosen).to(self.device)
-        places = np.arange(first, first + len(chosen))
-        eps = noise(self.recipe.data.seed, "held-out noise", places, self.samples.shape).to(self.device)
+        eps = noise(self.recipe.data.seed, "held-out noise", places, tuple(x0.shape[1:])).to(self.device)
         cond = self._cond(chosen, places, drop=False)
         terms = []
         for sigma in sigmas:

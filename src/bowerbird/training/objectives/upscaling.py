@@ -69,9 +69,12 @@ class Upscaling:
         assert isinstance(self.base.network, Upscaler), "a recipe for one comes from one"
         return self.base.network.requires_grad_(True)
 
+    def chosen(self, start: int, stop: int) -> NDArray[np.int64]:
+        return chosen_pictures(self.pictures, self.recipe.data.seed, start, stop)
+
     def draw(self, start: int, stop: int) -> WornBatch:
         seed, samples = self.recipe.data.seed, np.arange(start, stop)
-        chosen = chosen_pictures(self.pictures, seed, start, stop)
+        chosen = self.chosen(start, stop)
         crops = np.stack([self._crop(int(picture), int(sample)) for picture, sample in zip(chosen, samples, strict=True)])
         if self.recipe.data.flip:
             crops = flip(crops, seed, samples)
