@@ -114,6 +114,9 @@ class Lora(Section):
     targets: Literal["attention", "transformer"] = Field(
         "attention", description="which weights they stand beside: those of attention, or all of the transformer blocks"
     )
+    text_encoders: bool = Field(
+        False, description="matrices beside the text encoders' weights too: a new word is learnt better, each step reads its words anew"
+    )
     trigger: str = Field("", max_length=80, description="a rare word for your pictures, before each caption, or alone where there is none")
     prior: str = Field(
         "", description="a folder of pictures of the class that is to stay as it was (prior preservation); the base can paint them"

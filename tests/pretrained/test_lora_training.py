@@ -86,7 +86,7 @@ def test_it_begins_as_the_base_and_the_base_never_moves(tiny: Any, picture_folde
 def unadapted(unet: Any, x: Tensor, time: Tensor, cond: Any) -> Tensor:
     """A U-Net as it is, called as AdaptedUNet calls it."""
     with torch.no_grad():
-        answer: Tensor = AdaptedUNet(unet, {}, 1.0)(x, time, cond)
+        answer: Tensor = AdaptedUNet(unet, {}, 1.0, {})(x, time, cond)
         return answer
 
 

@@ -1,7 +1,7 @@
 """Low-rank matrices beside the weights of a Stable Diffusion U-Net (LoRA, arXiv:2106.09685), by peft; and the file they become.
 
-They are the whole of what learns: the U-Net itself stays as it is, is in memory once, and every copy of the matrices, such as
-their running average, is read through it.
+They are the whole of what learns: the U-Net itself, and the text encoders where those learn too, stay as they are, are in memory
+once, and every copy of the matrices, such as their running average, is read through them.
 """
 
 from __future__ import annotations
@@ -20,11 +20,16 @@ from bowerbird import weights
 from bowerbird.errors import MissingExtraError
 from bowerbird.models.conditioning import Cond
 from bowerbird.pretrained.families import Family
+from bowerbird.pretrained.words import encode
 
 # Where the matrices stand, by the ends of modules' names
 TARGETS: dict[str, tuple[str, ...]] = {
     "attention": ("to_q", "to_k", "to_v", "to_out.0"),
     "transformer": ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out"),
+}
+ENCODER_TARGETS: dict[str, tuple[str, ...]] = {
+    "attention": ("q_proj", "k_proj", "v_proj", "out_proj"),
+    "transformer": ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"),
 }
 _ADAPTER = "default"  # peft's name for the only one
 _ARCHITECTURES = {  # family: ModelSpec's name, kohya's name
@@ -38,33 +43,38 @@ _ARCHITECTURES = {  # family: ModelSpec's name, kohya's name
 class AdaptedUNet(nn.Module):
     """network(x, time, cond) -> output, of a U-Net that reads `cond["text"]` (B, 77, width), and XL's `cond["pooled"]` (B, width).
 
+    With encoders, which have matrices too, `cond` has tokens instead (`words.encode`).
+
     XL is told sizes as well, `cond["sizes"]` (B, 6) in pixels: height and width of the picture as it came, top and left of the crop,
     height and width of what is painted.  Without them, those of a whole picture.
 
-    Its parameters, in float32, are the matrices alone, under names such as `mid_block/attn1/to_q/lora_A`.  At each call they
-    are put into the U-Net in the dtype it computes in, and stay there until the next call of this or of a copy.
+    Its parameters, in float32, are the matrices alone, under names such as `unet/mid_block/attn1/to_q/lora_A`.  At each call they
+    are put into their networks in the dtype those compute in, and stay there until the next call of this or of a copy.
     """
 
-    def __init__(self, unet: nn.Module, matrices: Mapping[str, Tensor], scale: float) -> None:
+    def __init__(self, unet: nn.Module, matrices: Mapping[str, Tensor], scale: float, encoders: Mapping[str, nn.Module]) -> None:
         super().__init__()
-        self._shared = (unet,)  # in a tuple, where it is no part of this module
+        self._shared = (unet, encoders)  # in a tuple, where they are no part of this module
         self.scale = scale  # of their product: alpha / rank
         self._places: dict[str, nn.Module] = {}
         for name, tensor in matrices.items():
             self.register_parameter(name, nn.Parameter(tensor.detach().float().clone()))
-            self._places[name] = unet.get_submodule(f"{name.replace('/', '.')}.{_ADAPTER}")
+            network, _, place = name.partition("/")
+            self._places[name] = {"unet": unet, **encoders}[network].get_submodule(f"{place.replace('/', '.')}.{_ADAPTER}")
 
     @property
     def unet(self) -> Any:
         return self._shared[0]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> AdaptedUNet:
-        return AdaptedUNet(self.unet, dict(self.named_parameters()), self.scale)
+        return AdaptedUNet(self.unet, dict(self.named_parameters()), self.scale, self._shared[1])
 
     def forward(self, x: Tensor, time: Tensor, cond: Cond) -> Tensor:
         dtype = self.unet.dtype
         for name, parameter in self.named_parameters():
             self._places[name].weight = parameter.to(dtype)
+        if self._shared[1]:
+            cond = {**cond, **encode(self._shared[1], cond)}
         more = None
         if "pooled" in cond:
             high, wide = 8.0 * x.shape[-2], 8.0 * x.shape[-1]
@@ -75,35 +85,45 @@ class AdaptedUNet(nn.Module):
 
     def file_tensors(self) -> dict[str, Tensor]:
         """The matrices under kohya's names, which diffusers, ComfyUI and AUTOMATIC1111's web UI read."""
+        first = "te1" if "text_encoder_2" in self._shared[1] else "te"
+        called = {"unet": "unet", "text_encoder": f"{first}_text_model", "text_encoder_2": "te2_text_model"}
         tensors: dict[str, Tensor] = {}
         for name, parameter in self.named_parameters():
-            module, _, side = name.rpartition("/")
-            stem = f"lora_unet_{module.replace('/', '_')}"
+            network, _, place = name.partition("/")
+            module, _, side = place.removeprefix("text_model/").rpartition("/")  # which some versions of transformers leave out
+            stem = f"lora_{called[network]}_{module.replace('/', '_')}"
             tensors[f"{stem}.lora_{'down' if side == 'lora_A' else 'up'}.weight"] = parameter.detach().cpu().contiguous()
             if side == "lora_A":
                 tensors[f"{stem}.alpha"] = torch.tensor(self.scale * len(parameter))
         return tensors
 
 
-def adapted(unet: Any, rank: int, alpha: float, targets: str, recompute: bool = False) -> AdaptedUNet:
-    """New matrices for a U-Net, which does as before: one of each pair is 0.  From the global random state.
+def adapted(
+    unet: Any, rank: int, alpha: float, targets: str, recompute: bool = False, encoders: Mapping[str, Any] | None = None
+) -> AdaptedUNet:
+    """New matrices for a U-Net, and for the text encoders that are given, which do as before: one of each pair is 0.
 
-    recompute: keep little of a forward pass and do it again for the backward pass.
+    From the global random state.  recompute: keep little of a forward pass of the U-Net and do it again for the backward pass.
     """
     try:
         from peft import LoraConfig
     except ImportError as error:
         raise MissingExtraError("peft", "pretrained") from error
-    unet.requires_grad_(False)
-    unet.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(TARGETS[targets])), _ADAPTER)
+    encoders = dict(encoders or {})
+    matrices: dict[str, Tensor] = {}
+    for called, network in {"unet": unet, **encoders}.items():
+        network.requires_grad_(False)
+        settings: dict[str, Any] = {"target_modules": list((TARGETS if called == "unet" else ENCODER_TARGETS)[targets])}
+        if called == "text_encoder" and "text_encoder_2" in encoders:  # XL does not read the last layer of its first encoder
+            settings |= {"layers_to_transform": list(range(network.config.num_hidden_layers - 1)), "layers_pattern": "layers"}
+        network.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, **settings), _ADAPTER)
+        for name, module in list(network.named_modules()):
+            if name.endswith((f".lora_A.{_ADAPTER}", f".lora_B.{_ADAPTER}")):
+                matrices[f"{called}/{name.removesuffix(f'.{_ADAPTER}').replace('.', '/')}"] = module.weight
+                del module.weight  # from now on a plain tensor, which AdaptedUNet puts there
     if recompute:
         unet.enable_gradient_checkpointing()
-    matrices: dict[str, Tensor] = {}
-    for name, module in list(unet.named_modules()):
-        if name.endswith((f".lora_A.{_ADAPTER}", f".lora_B.{_ADAPTER}")):
-            matrices[name.removesuffix(f".{_ADAPTER}").replace(".", "/")] = module.weight
-            del module.weight  # from now on a plain tensor, which AdaptedUNet puts there
-    return AdaptedUNet(unet, matrices, alpha / rank)
+    return AdaptedUNet(unet, matrices, alpha / rank, encoders)
 
 
 def lora_metadata(

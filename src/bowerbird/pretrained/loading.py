@@ -11,7 +11,7 @@ import hashlib
 import math
 import re
 import shlex
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -286,10 +286,10 @@ def count_weights(path: Path) -> int:
     return sum(math.prod(shape) for header in headers for name, shape in header.shapes.items() if not name.startswith("model_ema."))
 
 
-def weights_sha256(path: Path) -> str:
-    """Of the file, or of the files of a folder's U-Net: which model a LoRA was made for."""
+def weights_sha256(path: Path, networks: Sequence[str] = ("unet",)) -> str:
+    """Of the file, or of the files of a folder's networks; of its U-Net alone, which model a LoRA was made for."""
     digest = hashlib.sha256()
-    for file in weight_files(path / "unet") if path.is_dir() else [path]:
+    for file in [file for name in networks for file in weight_files(path / name)] if path.is_dir() else [path]:
         with file.open("rb") as opened:
             while block := opened.read(2**20):
                 digest.update(block)

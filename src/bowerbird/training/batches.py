@@ -108,7 +108,8 @@ class OneShapeABatch:
         group = self.groups[shapes[place]]
         earlier = turn * len(group) + int((shapes[:place] == shapes[place]).sum())  # batches of this shape
         first = earlier * self.batch + start - number * self.batch
-        return group[draws.picture_indices(self.seed, first, first + stop - start, len(group))]
+        pictures: NDArray[np.int64] = group[draws.picture_indices(self.seed, first, first + stop - start, len(group))]
+        return pictures
 
     def _shapes_of_round(self, turn: int) -> NDArray[np.int64]:
         """The group of each batch of a round.  A group's come at equal distances from a random one on; the first is of the largest shape,

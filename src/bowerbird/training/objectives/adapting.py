@@ -1,7 +1,8 @@
 """A LoRA for Stable Diffusion 1.x, 2.x and XL: the denoising loss on low-rank matrices beside a U-Net of another project.
 
-Latents and the text encoders' answers are made once and kept; the encoders are then let go.  Pictures of the class that is to stay
-as it was (prior preservation, DreamBooth, arXiv:2208.12242) are learnt beside the others, one for each.
+Latents are made once and kept; so are the text encoders' answers, where those do not learn, and the encoders are then let go.
+Pictures of the class that is to stay as it was (prior preservation, DreamBooth, arXiv:2208.12242) are learnt beside the others,
+one for each.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from bowerbird.pretrained import recognise
 from bowerbird.pretrained.adapters import AdaptedUNet, adapted, lora_file, lora_metadata
 from bowerbird.pretrained.autoencoders import PretrainedAutoencoder
 from bowerbird.pretrained.loading import Parts, load_parts, weights_sha256
-from bowerbird.pretrained.words import Words, is_common
+from bowerbird.pretrained.words import Words, encoders_of, is_common
 from bowerbird.progress import OnProgress, note
 from bowerbird.recipe import Recipe
 from bowerbird.training.batches import Batch, OneShapeABatch
@@ -82,7 +83,8 @@ class Adapting(Denoising):
             raise ModelError(f"{recipe.tune.model!r} is no Stable Diffusion 1.x, 2.x or XL that paints, so no LoRA can be made for it.")
         parts = load_parts(place.path, found, dtype, exact=("vae",))
         self.unet = parts.networks["unet"].to(device)
-        self.frozen = (self.unet,)
+        self.encoders = {name: encoder.to(device) for name, encoder in encoders_of(parts).items()} if recipe.lora.text_encoders else {}
+        self.frozen = (self.unet, *self.encoders.values())
         self.schedule = _betas(parts).schedule()
         self.prediction = "eps" if parts.prediction == "epsilon" else "v"
         self.levels = uniform_t(self.schedule)
@@ -96,7 +98,7 @@ class Adapting(Denoising):
         self.captions = _captions(recipe, pictures)
         self.prior = _prior(recipe, pictures, store, autoencoder.published_scale(), on_progress)
         texts = (*self.captions.texts, *(self.prior.captions.texts if self.prior else ()))
-        self.words = Words(parts, [text for several in texts for text in several], device, on_progress)
+        self.words = Words(parts, [text for several in texts for text in several], device, on_progress, encoded=not self.encoders)
         self.conditions = {}
         trigger = recipe.lora.trigger
         if trigger and is_common(trigger, parts.tokenizers):
@@ -104,8 +106,8 @@ class Adapting(Denoising):
                 on_progress,
                 f"{trigger!r} is a word the model knows, and what it paints for it will change; a rare one, such as sks, is free",
             )
-        sha256 = weights_sha256(place.path)
-        self.fingerprint = f"{pictures.fingerprint} in {store.key} from {sha256[:16]}"
+        sha256, readers = weights_sha256(place.path), weights_sha256(place.path, list(encoders_of(parts)))
+        self.fingerprint = f"{pictures.fingerprint} in {store.key} from {sha256[:16]} read by {readers[:16]}"
         if self.prior:
             self.fingerprint += f" beside {self.prior.pictures.fingerprint}"
         said = self.captions.first(pictures.train)
@@ -114,7 +116,7 @@ class Adapting(Denoising):
 
     def new_model(self) -> Denoiser:
         own = self.recipe.lora
-        network = adapted(self.unet, own.rank, own.alpha or own.rank, own.targets, own.recompute)
+        network = adapted(self.unet, own.rank, own.alpha or own.rank, own.targets, own.recompute, self.encoders)
         spec = DenoiserSpec(
             prediction=self.prediction,
             time="timestep",
@@ -198,7 +200,7 @@ class Adapting(Denoising):
         said = captions.drawn(seed, chosen, samples) if drop else captions.first(chosen)
         off = dropped(seed, "text", samples, self.recipe.condition.text_drop if drop else 0.0)
         cond = dict(self.words(["" if out else text for text, out in zip(said, off.tolist(), strict=True)]))
-        if "pooled" in cond:
+        if self.unet.config.addition_embed_type is not None:
             mirrored, fit = latents.mirrored(chosen, samples) & drop, self.recipe.data.fit
             told = [_sizes(pictures, latents, fit, *each) for each in zip(chosen.tolist(), mirrored.tolist(), strict=True)]
             cond["sizes"] = torch.tensor(told)
