@@ -57,6 +57,7 @@ class Pictures:
     root: Path  # the folder read; of an archive, the one it was unpacked to
     paths: tuple[str, ...]  # of the pictures, below the root
     seen: dict[str, Signature] = field(repr=False)  # every file's, by path, when the folder was listed
+    masks: dict[str, str]  # by path, that of the picture which shows where it is to be learnt
     boxes: dict[str, Box] = field(repr=False)  # what fit "box" frames, by path; {} for another fit
 
     def report_json(self) -> bytes:

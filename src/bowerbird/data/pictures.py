@@ -126,6 +126,7 @@ def read_pictures(
         root=root,
         paths=tuple(accepted),
         seen=listing.files,
+        masks=said.masks,
         boxes=boxes,
     )
     pictures.report.update(summarize(pictures, printable(source.resolve().name), size, fit, how, said))

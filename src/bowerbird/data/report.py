@@ -60,6 +60,7 @@ class Inspection:
         lines += [
             f"  captions  {captions['pictures']:,} pictures, {captions['distinct']:,} distinct captions"
             + (f" ({_enumerate(captions['from'])})" if captions["from"] else ""),
+            *([f"  masks     {report['masks']:,} pictures"] if report["masks"] else []),
             "  labels    " + _enumerate(dict(sorted(labels.items(), key=lambda item: -item[1])[:12])),
             "  looks     " + _enumerate({look: len(names) for look, names in report["looks"].items() if names}),
             f"  near-duplicates  {sum(map(len, report['near_duplicates'])):,} pictures in {len(report['near_duplicates']):,} groups",

@@ -38,6 +38,7 @@ def summarize(pictures: Pictures, source: str, size: int, fit: Fit, how_held: st
         "split": {"train": len(pictures.train), "held": len(pictures.held), "how": how_held},
         "sizes": _sizes(pictures.examined, fit),
         "captions": _captions(pictures, said),
+        "masks": len(pictures.masks),
         "labels": _labels(pictures),
         "looks": {look: [pictures.names[i] for i in rows] for look, rows in looks(pictures.examined).items()},
         "near_duplicates": [[pictures.names[i] for i in group] for group in near_groups(pictures.groups)],

@@ -39,9 +39,15 @@ WEIGHTINGS: dict[str, Weighting] = {
 }
 
 
-def denoising_loss(model_x0: Tensor, x0: Tensor, weight: Tensor) -> Tensor:
-    """The loss of each picture, (B,).  model_x0, x0: (B, C, H, W); weight: (B,)."""
-    return weight * (model_x0 - x0).square().flatten(1).mean(1)
+def denoising_loss(model_x0: Tensor, x0: Tensor, weight: Tensor, mask: Tensor | None = None) -> Tensor:
+    """The loss of each picture, (B,).  model_x0, x0: (B, C, H, W); weight: (B,).
+
+    mask: (B, 1, H, W), how much each place counts in the mean, 0..1; without one, all alike.
+    """
+    error = (model_x0 - x0).square()
+    if mask is None:
+        return weight * error.flatten(1).mean(1)
+    return weight * (mask * error).flatten(1).sum(1) / (mask.flatten(1).sum(1) * x0.shape[1])
 
 
 def normalised(weighting: Weighting, noise_levels: NoiseLevels, sigma_data: float) -> Callable[[Tensor], Tensor]:

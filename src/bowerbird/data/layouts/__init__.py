@@ -2,6 +2,7 @@
 
 sidecars   cat.txt beside cat.jpg                       folders    sub-folders are classes; train/ and test/ are the split
 tables     metadata.csv, metadata.jsonl                 coco       a COCO captions file
+masks      cat.mask.png beside cat.jpg: where it is to be learnt
 cub        CUB-200-2011: classes, split, boxes, attributes, parts, the ten sentences of Reed et al.
 
 A new layout is a module with a `find` and a dataclass that is a `Layout`, named here.
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bowerbird.data.decode import Box
-from bowerbird.data.layouts import coco, cub, sidecars, tables
+from bowerbird.data.layouts import coco, cub, masks, sidecars, tables
 from bowerbird.data.layouts.folders import Folders
 from bowerbird.data.layouts.layout import Files, Layout, Said
 
@@ -26,7 +27,7 @@ def find_layouts(files: Files, source: Path | None = None, captions: Path | None
     `captions`: a table that lies elsewhere and comes before all of them.
     """
     chosen = tables.TableElsewhere(captions) if captions is not None else None
-    found = (chosen, sidecars.find(files), tables.find(files), coco.find(files), cub.find(files, source), Folders())
+    found = (chosen, sidecars.find(files), tables.find(files), coco.find(files), cub.find(files, source), masks.find(files), Folders())
     return [layout for layout in found if layout is not None]
 
 
@@ -43,6 +44,7 @@ def describe(root: Path, files: Files, layouts: Sequence[Layout], pictures: Sequ
                 all_said.conflicts.add(picture)
         all_said.labels = all_said.labels or said.labels
         all_said.held = all_said.held or said.held
+        all_said.masks |= said.masks
         all_said.conflicts |= said.conflicts
         all_said.problems += said.problems
         all_said.orphans += said.orphans

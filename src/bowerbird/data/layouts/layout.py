@@ -19,6 +19,7 @@ class Said:
 
     captions: dict[str, tuple[str, ...]] = field(default_factory=dict)  # one or more each, the first first
     labels: dict[str, str] = field(default_factory=dict)
+    masks: dict[str, str] = field(default_factory=dict)  # paths of pictures as large that show where to learn
     held: dict[str, bool] = field(default_factory=dict)  # an official split: whether a picture is held out
     conflicts: set[str] = field(default_factory=set)  # pictures of which two files say different things: the nearest won
     problems: list[str] = field(default_factory=list)  # what could not be read, in words

@@ -13,7 +13,7 @@ from bowerbird.data.layouts.lists import clean, decoded
 from bowerbird.data.names import printable
 
 _MAX_BYTES = 64 * 1024
-_NO_PICTURES = (".txt", ".csv", ".json", ".jsonl")
+NO_PICTURES = (".txt", ".csv", ".json", ".jsonl")
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Sidecars:
 
 def find(files: Files) -> Sidecars | None:
     """The .txt files of which another file has the stem."""
-    stems = {os.path.splitext(path)[0] for path in files if not path.lower().endswith(_NO_PICTURES)}  # noqa: PTH122
+    stems = {os.path.splitext(path)[0] for path in files if not path.lower().endswith(NO_PICTURES)}  # noqa: PTH122
     texts = (os.path.splitext(path) for path in files)  # noqa: PTH122
     found = frozenset(stem + suffix for stem, suffix in texts if suffix.lower() == ".txt" and stem in stems)
     return Sidecars(found) if found else None

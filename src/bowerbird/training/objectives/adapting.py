@@ -45,6 +45,7 @@ from bowerbird.recipe import Recipe
 from bowerbird.training.batches import Batch, OneShapeABatch
 from bowerbird.training.grid import Grid, painted_grid
 from bowerbird.training.latents import LatentSamples, LatentStore
+from bowerbird.training.masks import Masks
 from bowerbird.training.objectives.denoising import Denoising, NoisyBatch
 from bowerbird.training.parallel import World
 
@@ -59,9 +60,10 @@ class Prior:
     samples: LatentSamples
     captions: Captions
     order: OneShapeABatch
+    masks: Masks | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PairedBatch(NoisyBatch):
     """prior: as many pictures of the class, row k beside row k."""
 
@@ -95,6 +97,7 @@ class Adapting(Denoising):
         self.samples = self.latents = LatentSamples(store, pictures, on_progress, autoencoder.published_scale())
         self.space = self.samples.space
         self.order = _in_batches(self.latents, pictures)
+        self.masks = _masks(pictures, self.latents, on_progress)
         self.captions = _captions(recipe, pictures)
         self.prior = _prior(recipe, pictures, store, autoencoder.published_scale(), on_progress)
         texts = (*self.captions.texts, *(self.prior.captions.texts if self.prior else ()))
@@ -108,8 +111,11 @@ class Adapting(Denoising):
             )
         sha256, readers = weights_sha256(place.path), weights_sha256(place.path, list(encoders_of(parts)))
         self.fingerprint = f"{pictures.fingerprint} in {store.key} from {sha256[:16]} read by {readers[:16]}"
+        if self.masks:
+            self.fingerprint += f" masked by {self.masks.fingerprint[:16]}"
         if self.prior:
             self.fingerprint += f" beside {self.prior.pictures.fingerprint}"
+            self.fingerprint += f" masked by {self.prior.masks.fingerprint[:16]}" if self.prior.masks else ""
         said = self.captions.first(pictures.train)
         shapes = Counter(map(tuple, self.latents.shapes[pictures.train].tolist()))
         self.metadata = lora_metadata(parts.family, recipe.tune.model, sha256, recipe.data.size, shapes, trigger, said)
@@ -139,7 +145,8 @@ class Adapting(Denoising):
         samples = -1 - np.arange(start, stop)
         chosen = self.prior.order(-stop, -start)[::-1].copy()
         cond = self._told(self.prior.pictures, self.prior.samples, self.prior.captions, chosen, samples, drop=True)
-        return PairedBatch(**vars(own), prior=self._noisy(start, chosen, samples, self.prior.samples.drawn(chosen, samples), cond))
+        x0 = self.prior.samples.drawn(chosen, samples)
+        return PairedBatch(**vars(own), prior=self._noisy(start, chosen, samples, x0, cond, self.prior.masks))
 
     def losses(self, model: nn.Module, batch: Batch, rows: slice) -> Tensor:
         """With a prior, the loss of each picture and that of the one beside it, weighted."""
@@ -210,6 +217,10 @@ class Adapting(Denoising):
 def _in_batches(latents: LatentSamples, pictures: Pictures) -> OneShapeABatch:
     train = latents.store.recipe.train
     return OneShapeABatch(pictures.train, latents.shapes[pictures.train], train.batch, latents.store.recipe.data.seed)
+
+
+def _masks(pictures: Pictures, latents: LatentSamples, on_progress: OnProgress | None) -> Masks | None:
+    return Masks(pictures, latents, on_progress) if pictures.masks else None
 
 
 def _sizes(pictures: Pictures, latents: LatentSamples, fit: Fit, picture: int, mirrored: bool) -> list[float]:
@@ -287,4 +298,4 @@ def _prior(recipe: Recipe, pictures: Pictures, store: LatentStore, scale: Scale 
                 "--set lora.prior_caption='a bird'."
             ) from error
     samples = LatentSamples(store, kept, on_progress, scale)
-    return Prior(kept, samples, captions, _in_batches(samples, kept))
+    return Prior(kept, samples, captions, _in_batches(samples, kept), _masks(kept, samples, on_progress))

@@ -35,6 +35,7 @@ from bowerbird.training.batches import Batch, PixelSamples, Samples, chosen_pict
 from bowerbird.training.build import build_denoiser, levels_of, sigma_data_of
 from bowerbird.training.grid import Grid, painted_grid
 from bowerbird.training.latents import LatentSamples, LatentStore
+from bowerbird.training.masks import Masks
 from bowerbird.training.parallel import World
 
 HELD_OUT_LEVELS = 8  # fixed noise levels of the held-out look, evenly spread over those of training
@@ -42,10 +43,11 @@ HELD_OUT_LEVELS = 8  # fixed noise levels of the held-out look, evenly spread ov
 
 @dataclass(frozen=True)
 class NoisyBatch(Batch):
-    """sigma: (B,) float32, the noise of x0 + sigma * eps."""
+    """sigma: (B,) float32, the noise of x0 + sigma * eps; mask: (B, 1, H, W), how much each place counts, where not all count alike."""
 
     sigma: Tensor
     cond: Cond
+    mask: Tensor | None = None
 
 
 class Denoising:
@@ -54,6 +56,7 @@ class Denoising:
     held_out_terms = HELD_OUT_LEVELS
     adversary: Adversary | None = None
     frozen: Sequence[nn.Module] = ()
+    masks: Masks | None = None
 
     def __init__(
         self, recipe: Recipe, pictures: Pictures, device: torch.device, precision: str, on_progress: OnProgress | None = None
@@ -92,9 +95,12 @@ class Denoising:
     def draw(self, start: int, stop: int) -> NoisyBatch:
         samples = np.arange(start, stop)
         chosen = self.chosen(start, stop)
-        return self._noisy(start, chosen, samples, self.samples.drawn(chosen, samples), self._cond(chosen, samples, drop=True))
+        cond = self._cond(chosen, samples, drop=True)
+        return self._noisy(start, chosen, samples, self.samples.drawn(chosen, samples), cond, self.masks)
 
-    def _noisy(self, first: int, chosen: NDArray[np.int64], samples: NDArray[np.int64], x0: Tensor, cond: Cond) -> NoisyBatch:
+    def _noisy(
+        self, first: int, chosen: NDArray[np.int64], samples: NDArray[np.int64], x0: Tensor, cond: Cond, masks: Masks | None
+    ) -> NoisyBatch:
         """x0 with the noise that belongs to samples number `samples`."""
         seed = self.recipe.data.seed
         return NoisyBatch(
@@ -104,6 +110,7 @@ class Denoising:
             eps=noise(seed, "noise", samples, tuple(x0.shape[1:])).to(self.device),
             sigma=self.levels(torch.from_numpy(level_draws(seed, samples))).float().to(self.device),
             cond=cond,
+            mask=None if masks is None else masks.drawn(chosen, samples).to(self.device),
         )
 
     def losses(self, model: nn.Module, batch: Batch, rows: slice) -> Tensor:
@@ -111,7 +118,7 @@ class Denoising:
         x0, sigma = batch.x0[rows], batch.sigma[rows]
         with hardware.autocast(self.device, self.precision):
             model_x0 = model(add_noise(x0, batch.eps[rows], sigma), sigma, rows_of(batch.cond, rows))
-        return denoising_loss(model_x0, x0, self.weight(sigma))
+        return denoising_loss(model_x0, x0, self.weight(sigma), None if batch.mask is None else batch.mask[rows])
 
     def held_out_losses(self, model: nn.Module, chosen: NDArray[np.int64], first: int) -> Tensor:
         """The error at fixed levels with fixed noise, so that two snapshots differ by their weights alone."""
@@ -123,10 +130,11 @@ class Denoising:
         x0 = self.samples.plain(chosen).to(self.device)
         eps = noise(self.recipe.data.seed, "held-out noise", places, tuple(x0.shape[1:])).to(self.device)
         cond = self._cond(chosen, places, drop=False)
+        mask, alike = None if self.masks is None else self.masks.plain(chosen).to(self.device), torch.ones(len(x0), device=self.device)
         terms = []
         for sigma in sigmas:
             level = sigma.expand(len(x0)).to(self.device)
-            terms.append((model(add_noise(x0, eps, level), level, cond) - x0).square().flatten(1).mean(1))
+            terms.append(denoising_loss(model(add_noise(x0, eps, level), level, cond), x0, alike, mask))
         return torch.stack(terms, dim=1)
 
     def grid(self, model: nn.Module, count: int, steps: int, check: Callable[[], None], world: World) -> Grid:
