@@ -41,6 +41,11 @@ class Data(Section):
     held_out: float = Field(0.1, ge=0, le=0.5, description="share of pictures kept aside to notice memorising; 0 uses all")
     seed: int = Field(0, ge=0, lt=2**63, description="another seed is another run of the same recipe")
 
+    @property
+    def captions_file(self) -> Path | None:
+        """`captions` as a path, None where there is none."""
+        return Path(self.captions).expanduser() if self.captions else None
+
 
 class Model(Section):
     """Which network learns, and on what."""

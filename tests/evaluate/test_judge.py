@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +27,7 @@ from bowerbird.pixels import Pixels
 from bowerbird.progress import Cancelled, OnProgress
 from bowerbird.request import PaintRequest
 from bowerbird.training import train
-from tests.conftest import tiny_recipe
+from tests.conftest import Bowerbird, tiny_recipe
 
 
 class Brush:
@@ -147,6 +148,64 @@ def test_a_model_names_the_pictures_it_was_trained_on(picture_folder: Path, enco
     everything, none = read_real(picture_folder, None, side, {**training, "data_fingerprint": "of others"})
     assert len(everything.pixels) == 60
     assert none is None
+
+
+CAPTION = "a {} disc, number {}"
+
+
+def captioned_elsewhere(folder: Path, table: Path) -> Path:
+    """A table of captions for every picture of a folder, elsewhere."""
+    names = [path.relative_to(folder) for path in sorted(folder.glob("*/*.png"))]
+    rows = (json.dumps({"file_name": str(name), "text": CAPTION.format(name.parent, name.stem)}) for name in names)
+    table.parent.mkdir(parents=True, exist_ok=True)
+    table.write_text("\n".join(rows))
+    return table
+
+
+def test_captions_are_those_that_were_learnt(picture_folder: Path, tmp_path: Path) -> None:
+    """From the table that the recipe names, held-out pictures with their own; another folder is not what the table speaks of."""
+    table = captioned_elsewhere(picture_folder, tmp_path / "captions/discs.jsonl")
+    data = {"size": 16, "captions": str(table)}
+    training = {"recipe": {"data": data}, "data_fingerprint": open_pictures(picture_folder, 16).fingerprint}
+    pictures = open_pictures(picture_folder, 16, captions=table)
+    real, _ = read_real(picture_folder, None, 16, training)
+    assert real.captions == tuple(pictures.captions[row][0] for row in pictures.held)
+    assert all(said.startswith(f"a {label} disc") for said, label in zip(real.captions, real.labels, strict=True))
+    elsewhere, _ = read_real(picture_folder / "cold", None, 16, training)
+    assert not elsewhere.captions
+    table.rename(table.with_name("moved.jsonl"))
+    with pytest.raises(PictureFolderError, match=r"that were learnt, '.*discs.jsonl', are not there. Say with --captions"):
+        read_real(picture_folder, None, 16, training)
+    assert read_real(picture_folder, None, 16, training, table.with_name("moved.jsonl"))[0].captions == real.captions
+
+
+def test_captions_are_read_as_training_reads_them(picture_folder: Path, tmp_path: Path) -> None:
+    """Beside the pictures, in a table among them or elsewhere: the painter is asked for the same."""
+    elsewhere = captioned_elsewhere(picture_folder, tmp_path / "elsewhere.jsonl")
+    beside, among = (Path(shutil.copytree(picture_folder, tmp_path / name)) for name in ("beside", "among"))
+    captioned_elsewhere(among, among / "metadata.jsonl")
+    for path in beside.glob("*/*.png"):
+        path.with_suffix(".txt").write_text(CAPTION.format(path.parent.name, path.stem))
+    wanted, _ = read_real(picture_folder, None, 16, captions=elsewhere)
+    assert len(set(wanted.captions)) == 60
+    for folder in (beside, among):
+        assert read_real(folder, None, 16)[0].captions == wanted.captions
+    assert read_generated(among).captions == wanted.captions
+
+
+def test_a_run_is_judged_by_the_table_it_learnt(picture_folder: Path, bowerbird: Bowerbird, tmp_path: Path) -> None:
+    """By the command alone; where a table is named that is none, that is said before anything is painted."""
+    table = captioned_elsewhere(picture_folder, tmp_path / "captions/discs.jsonl")
+    recipe = tiny_recipe(data={"captions": "captions/discs.jsonl", "held_out": 0.5}, condition={"text": True})
+    train(picture_folder, tmp_path / "run", recipe, device=torch.device("cpu"))
+    code, out, err = bowerbird("evaluate", "run", "--against", picture_folder, "--count", 24, "--json")
+    assert code == 0, err
+    document = json.loads(out)
+    assert document["generated"]["name"] == "pictures painted by captions"
+    assert document["scores"]["caption_top_10"]["floor"] > 0
+    table.write_text("")
+    code, _, err = bowerbird("evaluate", "run", "--against", picture_folder, "--captions", table)
+    assert code == 2 and "there are no captions in" in err
 
 
 def test_a_run_on_latents_is_judged_on_its_held_out_pictures(picture_folder: Path, tmp_path: Path) -> None:

@@ -475,6 +475,7 @@ def test_describe_says_what_it_is_and_why(tiny: Any):
     told = tiny("sdxl").painter.describe()
     assert told["family"] == "sdxl" and "two text encoders" in told["ground"]
     assert told["parameters"].keys() == {"unet", "vae", "text_encoder", "text_encoder_2"}
+    assert told["conditions"].keys() == {"text"}  # so `evaluate` paints by captions
     assert told["size"] == [64, 64] and told["precision"] == "float32" and "GiB" in told["needs"]
 
 

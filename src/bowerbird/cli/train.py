@@ -128,8 +128,7 @@ def _chosen(context: typer.Context, pictures: Path, changes: list[str]) -> tuple
     from bowerbird.data.pictures import survey
     from bowerbird.training.choice import choose
 
-    captions = read_recipe("latent-64", changes).data.captions
-    found = survey(pictures, Path(captions) if captions else None)
+    found = survey(pictures, read_recipe("latent-64", changes).data.captions_file)
     choice = choose(found, hardware.choose_device(context.obj.device).type, built_in_recipes())
     if found.pictures:  # else what is wrong with the folder is the only thing to say
         typer.echo(choice.line(), err=True)

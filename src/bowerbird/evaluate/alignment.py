@@ -87,6 +87,15 @@ def retrieval(painted: tuple[Sequence[str], Features], real: tuple[Sequence[str]
     return [Score(*_share(ours < best), *_share(theirs < best)) for best in within]
 
 
+def clip_score(said: Tensor, shown: Tensor) -> Tensor:
+    """How well each picture fits its caption in CLIP's eyes, 0..2.5, (N,); said, shown: unit vectors (N, D).
+
+    2.5 * max(cosine, 0), as Hessel et al. 2021 weigh it (CLIPScore, arXiv:2104.08718), by the caption alone: they put "A photo
+    depicts" before it, which drawings are not.
+    """
+    return 2.5 * (said * shown).sum(1).clamp(min=0)
+
+
 def _share(hits: NDArray[np.bool_]) -> tuple[float, float]:
     """How many, and the margin of 95 %: of a share of 0 or 1 too, as if one hit were otherwise."""
     share = float(hits.mean())

@@ -13,6 +13,7 @@ from typing import Any, get_args
 import numpy as np
 import torch
 from pydantic import ValidationError
+from torch import Tensor
 
 from bowerbird import draws
 from bowerbird.captioning import from_what_is_known
@@ -21,6 +22,7 @@ from bowerbird.data import Pictures, open_pictures
 from bowerbird.errors import ModelError, PictureFolderError
 from bowerbird.evaluate import alignment, metrics
 from bowerbird.evaluate.copies import find_copies
+from bowerbird.evaluate.metrics import Score
 from bowerbird.evaluate.reconstruction import Reconstructor, compare_pairs, open_reconstructor
 from bowerbird.evaluate.report import Line, Report
 from bowerbird.generate import open_place
@@ -29,6 +31,7 @@ from bowerbird.models.features import JUDGE, SECOND_OPINION, Features, extract
 from bowerbird.painter import BATCH, BatchPainter, Painter
 from bowerbird.picture_files import Painted
 from bowerbird.pixels import Pixels
+from bowerbird.pretrained.clip_model import Clip
 from bowerbird.progress import OnProgress, Progress, tell
 from bowerbird.recipe import Data
 from bowerbird.request import PaintRequest, Syntax
@@ -60,6 +63,8 @@ def evaluate(
     out: Path | None = None,
     on_progress: OnProgress | None = None,
     *,
+    captions: Path | None = None,
+    clip: Clip | None = None,
     count: int = 1000,
     seed: int = 0,
     device: torch.device | None = None,
@@ -69,20 +74,24 @@ def evaluate(
     Each set is a folder or an array (N, H, W, 3) uint8; `generated` may be a painter, which then paints `count` pictures from
     `seed` on, or an autoencoder (`open_subject`), which restores those of `against`.  All are brought to the size of the
     generated ones.  `against` should hold real pictures that were not trained on; the training folder itself (of the model, or
-    given as `train` too) is split as training splits it, and its held-out pictures are taken.  With `out`, report.html and
-    report.json are written there.
-    PictureFolderError when a set has fewer than 10 pictures.
+    given as `train` too) is split as training splits it, and its held-out pictures are taken.  `captions`: a table of those of
+    `against` that lies elsewhere; where a model was trained on `against`, the one its training read is taken by itself.  `clip`
+    adds its score of pictures beside their captions.  With `out`, report.html and report.json are written there.
+    PictureFolderError when a set has fewer than 10 pictures, or, for `clip`, fewer than 20 captions.
     """
     started = time.monotonic()
-    for folder in (generated, against, train):  # before anything is painted, which may take an hour
+    for folder, table in ((generated, None), (against, captions), (train, None)):  # before anything is painted, which may take an hour
         if isinstance(folder, Path):
-            open_pictures(folder, _LOOK_PX, on_progress=on_progress)
+            open_pictures(folder, _LOOK_PX, on_progress=on_progress, captions=table)
     if out is not None:
         ensure_folder(Disk(), out)
-    ours, real, originals = _gather(generated, against, train, count, seed, on_progress)
+    ours, real, originals = _gather(generated, against, train, captions, clip is not None, count, seed, on_progress)
     for name, pictures in (("generated", ours.pixels), ("real", real.pixels)):
         if len(pictures) < FEWEST:
             raise PictureFolderError(f"{len(pictures)} {name} pictures are too few to judge. Give at least {FEWEST}, better 1,000.")
+    if clip is not None:
+        _check_captions(ours)
+        _check_captions(real)
     reconstructed = compare_pairs(ours.pixels, real.pixels) if isinstance(generated, Reconstructor) else None
     compare = partial(metrics.compare, paired=reconstructed is not None)
     features = extract(ours.pixels, JUDGE, device, on_progress)
@@ -93,6 +102,7 @@ def evaluate(
     lines += _by_scale(compare, ours, real)
     tell(on_progress, Progress("score", 2, 3))
     lines += [*by_words(ours, real, features, real_features), *by_class(ours, real, features, real_features)]
+    lines += by_clip(ours, real, clip, on_progress) if clip is not None else []
     tell(on_progress, Progress("score", 3, 3))
     report = Report(
         generated=ours.name,
@@ -127,6 +137,8 @@ def _gather(
     generated: Path | Painter | Reconstructor | Pixels,
     against: Path | Pixels,
     train: Path | Pixels | None,
+    captions: Path | None,
+    must_be_captioned: bool,
     count: int,
     seed: int,
     on_progress: OnProgress | None,
@@ -134,12 +146,17 @@ def _gather(
     """Generated pictures, real ones of the same size, and those that were trained on, if copies of them are to be looked for."""
     if isinstance(generated, Path | np.ndarray):
         ours = read_generated(generated, on_progress)
-        return ours, *read_real(against, train, ours.pixels.shape[1], on_progress=on_progress)
+        return ours, *read_real(against, train, ours.pixels.shape[1], None, captions, on_progress)
     if isinstance(generated, Reconstructor):
-        real, _ = read_real(against, train, generated.size_px, generated.training, on_progress)
+        real, _ = read_real(against, train, generated.size_px, generated.training, captions, on_progress)
         return PictureSet(generated.name, generated.reconstruct(real.pixels, on_progress)), real, None
     (first,) = generated.paint(PaintRequest(model="model", seed=seed), on_progress)
-    real, originals = read_real(against, train, first.picture.height, generated.describe().get("training", {}), on_progress)
+    about = generated.describe()
+    real, originals = read_real(against, train, first.picture.height, about.get("training", {}), captions, on_progress)
+    if must_be_captioned:  # said before the rest is painted
+        if "text" not in about.get("conditions", {}):
+            raise ModelError("the model does not read text, and CLIP compares pictures with their captions. Leave --clip out.")
+        _check_captions(real)
     return paint_like(generated, real, count, seed, on_progress), real, originals
 
 
@@ -160,25 +177,29 @@ def read_real(
     train: Path | Pixels | None,
     side: int,
     training: Mapping[str, Any] | None = None,
+    captions: Path | None = None,
     on_progress: OnProgress | None = None,
 ) -> tuple[PictureSet, Pixels | None]:
     """Real pictures as squares of `side`: the ones to compare with, and the ones that were trained on, if they are known.
 
     `training` is what the model's manifest says of its training: the fit of its pictures, and by its fingerprint whether
-    `against` is what it was trained on.
+    `against` is what it was trained on; then the captions are those it learnt, unless another table of `captions` is given.
     """
     training = training or {}
     data = _data_of(training)
 
-    def read(folder: Path) -> Pictures:
-        return open_pictures(folder, side, data.fit, data.held_out, data.seed, on_progress)
+    def read(folder: Path, table: Path | None = None) -> Pictures:
+        return open_pictures(folder, side, data.fit, data.held_out, data.seed, on_progress, captions=table)
 
     originals = read(train).pixels if isinstance(train, Path) else train
     if isinstance(against, np.ndarray):
         return PictureSet("real pictures", against), originals
-    pictures = read(against)
+    was_learnt = _trained_on(against, training, on_progress)
+    if was_learnt and captions is None and (captions := data.captions_file) is not None and not captions.exists():
+        raise PictureFolderError(f"the captions that were learnt, {str(captions)!r}, are not there. Say with --captions where they are.")
+    pictures = read(against, captions)
     given_twice = isinstance(train, Path) and train.resolve() == against.resolve()
-    if not given_twice and not _trained_on(against, training, on_progress):
+    if not given_twice and not was_learnt:
         return _subset(against.name, pictures, np.arange(len(pictures.names))), originals
     if not len(pictures.held):
         raise PictureFolderError(f"{str(against)!r} was trained on, and is too small to hold pictures out. Give others to compare with.")
@@ -256,6 +277,19 @@ def _paint_captions(painter: Painter, real: PictureSet, count: int, seed: int, o
     return PictureSet("pictures painted by captions", pixels, labels, tuple(real.captions[row] for row in rows))
 
 
+def _captions_enough(pictures: PictureSet) -> bool:
+    return len(set(pictures.captions) - {""}) >= FEWEST_CAPTIONS
+
+
+def _check_captions(pictures: PictureSet) -> None:
+    """PictureFolderError unless there are captions enough to say something of words."""
+    if not _captions_enough(pictures):
+        raise PictureFolderError(
+            f"{pictures.name!r} has {len(set(pictures.captions) - {''})} different captions, and CLIP compares pictures with theirs: "
+            f"{FEWEST_CAPTIONS} or more say something. Name a table of them with --captions, or leave --clip out."
+        )
+
+
 def _unheard(event: Progress) -> bool:
     """What is said of each prompt is for those who wrote it."""
     return True
@@ -315,7 +349,7 @@ def _by_scale(compare: Compare, ours: PictureSet, real: PictureSet) -> list[Line
 
 def by_words(ours: PictureSet, real: PictureSet, features: Features, real_features: Features) -> list[Line]:
     """How often pictures find their captions again, and are of the style these name, where both sets have captions enough."""
-    if min(len(set(pictures.captions) - {""}) for pictures in (ours, real)) < FEWEST_CAPTIONS:
+    if not (_captions_enough(ours) and _captions_enough(real)):
         return []
     scores = alignment.retrieval(_captioned(ours, features), _captioned(real, real_features), WITHIN)
     meaning = "share of pictures whose caption is among those that fit best"
@@ -332,6 +366,32 @@ def _captioned(pictures: PictureSet, features: Features) -> tuple[list[str], Fea
     """The captions there are, and the features of their pictures."""
     rows = [row for row, caption in enumerate(pictures.captions) if caption]
     return [pictures.captions[row] for row in rows], features[rows]
+
+
+def by_clip(ours: PictureSet, real: PictureSet, clip: Clip, on_progress: OnProgress | None = None) -> list[Line]:
+    """The CLIP score of pictures beside their captions, and beside others': what it is worth is between the two."""
+    (own, others), (real_own, real_others) = (_clip_scores(pictures, clip, on_progress) for pictures in (ours, real))
+    fit, other = "2.5 x cosine of picture and caption, 0 at least", "the same with others' captions"
+    return [
+        Line("clip_score", "CLIP score", clip.name, "higher", Score(*own, *real_own), fit),
+        Line("clip_score_shuffled", "CLIP score, shuffled", clip.name, "lower", Score(*others, *real_others), other),
+    ]
+
+
+def _clip_scores(pictures: PictureSet, clip: Clip, on_progress: OnProgress | None) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Mean and margin of the score of pictures with their own captions, and of each with the next other one."""
+    rows = [row for row, caption in enumerate(pictures.captions) if caption]
+    different = list(dict.fromkeys(pictures.captions[row] for row in rows))
+    place = {caption: number for number, caption in enumerate(different)}
+    own = torch.tensor([place[pictures.captions[row]] for row in rows])
+    said, shown = clip.read(different), clip.look(pictures.pixels[rows], on_progress)
+    mine, others = (alignment.clip_score(said[each], shown) for each in (own, (own + 1) % len(different)))
+    return _mean(mine), _mean(others)
+
+
+def _mean(scores: Tensor) -> tuple[float, float]:
+    """With its margin of 95 %."""
+    return float(scores.mean()), 1.96 * float(scores.std()) / len(scores) ** 0.5
 
 
 def by_class(ours: PictureSet, real: PictureSet, features: Features, real_features: Features) -> list[Line]:

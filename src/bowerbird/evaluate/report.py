@@ -89,14 +89,14 @@ class Report:
 
     def to_text(self) -> str:
         """A screenful of words."""
-        width = max(len(line.name) for line in self.lines)
+        width, judges = (max(map(len, texts)) for texts in zip(*((line.name, line.network) for line in self.lines), strict=True))
         rows = [
             f"{self.generated} ({len(self.pixels):,}) against {self.against} ({len(self.real_pixels):,})",
-            f"  {'':{width}}  {'':18}  {self.made:>16}  {'real':>16}  better",
+            f"  {'':{width}}  {'':{judges}}  {self.made:>16}  {'real':>16}  better",
         ]
         for line in self.lines:
             painted, real = number(line.score.value, line.score.margin), number(line.score.floor, line.score.floor_margin)
-            rows.append(f"  {line.name:{width}}  {line.network:18}  {painted:>16}  {real:>16}  {line.better}")
+            rows.append(f"  {line.name:{width}}  {line.network:{judges}}  {painted:>16}  {real:>16}  {line.better}")
         return "\n".join([*rows, *self.verdict()])
 
     def verdict(self) -> list[str]:

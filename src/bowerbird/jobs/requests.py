@@ -53,6 +53,8 @@ class EvaluateRequest(BaseModel):
     generated: str = Field(description="a model, which then paints, an autoencoder, which reconstructs, or a folder of pictures")
     against: Path = Field(description="real pictures that were not trained on, or the training folder for its held-out ones")
     train: Path | None = Field(None, description="the pictures that were trained on, to look for copies of them")
+    captions: Path | None = Field(None, description="captions of `against`, a .csv or .jsonl elsewhere; none: those that were learnt")
+    clip: Path | None = Field(None, description="a CLIPModel folder of transformers, for its score of pictures and captions too")
     count: int = Field(1000, ge=10, le=100_000, description="how many pictures a model paints")
     seed: int = Field(0, ge=0, lt=2**63, description="picture i starts from seed + i")
 

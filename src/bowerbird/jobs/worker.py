@@ -212,6 +212,7 @@ class Worker:
     def _evaluate(self, lease: str, jobs: list[Job], reporter: Reporter) -> None:
         from bowerbird import hardware
         from bowerbird.evaluate import evaluate, open_subject
+        from bowerbird.pretrained.clip_model import open_clip
 
         (job,) = jobs
         request = job.asked()
@@ -219,7 +220,18 @@ class Worker:
         device = hardware.choose_device(self._device)
         subject = open_subject(request.generated, device, reporter)
         out = self._folder(job.id, lease)
-        report = evaluate(subject, request.against, request.train, out, reporter, count=request.count, seed=request.seed, device=device)
+        report = evaluate(
+            subject,
+            request.against,
+            request.train,
+            out,
+            reporter,
+            captions=request.captions,
+            clip=open_clip(request.clip, device) if request.clip else None,
+            count=request.count,
+            seed=request.seed,
+            device=device,
+        )
         reporter.finish(job.id, [out / "report.html", out / "report.json"], {"report": report.to_json()})
 
     def _folder(self, job_id: str, lease: str) -> Path:

@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bowerbird.errors import MissingExtraError, ModelError
-from bowerbird.pretrained.configs import checked_arguments, read_config
+from bowerbird.errors import ModelError
+from bowerbird.pretrained.configs import checked_arguments, read_config, read_pixel_scale
 from bowerbird.pretrained.hub import Ask
-from bowerbird.pretrained.loading import read_part
+from bowerbird.pretrained.loading import quiet_transformers, read_part
 
 NAMES = {"blip": "Salesforce/blip-image-captioning-base"}  # short names for the hub's
 MAX_NEW_TOKENS = 40
@@ -92,7 +92,7 @@ def open_captioner(where: str, device: torch.device, offline: bool = False, ask:
     if not isinstance(size, int) or not 16 <= size <= _MAX_SIDE_PX:
         raise ModelError(f"{str(path)!r} sees pictures of {str(size)[:40]} px; 16 to {_MAX_SIDE_PX} are possible. Use another copy.")
     network = _network(name, family, config, parts, folder)
-    mean, std = _scale(folder)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in read_pixel_scale(folder))
     marks = {key: config[key] for key in _TOKENS if isinstance(config.get(key), int)} if "decoder" in parts else {}
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     return PretrainedCaptioner(where, size, network.to(device, dtype), _tokenizer(folder), mean, std, marks)
@@ -111,14 +111,14 @@ def _own_settings(cls: str) -> set[str]:
     """What a config's class takes beyond what all of them take, and plain in kind."""
     import inspect
 
-    transformers = _transformers()
+    transformers = quiet_transformers()
     common = inspect.signature(transformers.PreTrainedConfig).parameters
     own = set(inspect.signature(getattr(transformers, cls)).parameters) - set(common)
     return own - {"text_config", "vision_config", "encoder", "decoder"}
 
 
 def _network(name: str, family: _Family, config: Mapping[str, Any], parts: Mapping[str, Any], folder: Path) -> nn.Module:
-    transformers, path = _transformers(), folder / "config.json"
+    transformers, path = quiet_transformers(), folder / "config.json"
     settings = checked_arguments(config, _own_settings(family.config), path)
     if parts.get("decoder", {}).get("n_layer", 0) > 64:
         raise ModelError(f"{str(path)!r} sets n_layer = {parts['decoder']['n_layer']}, beyond any known model; it is refused.")
@@ -135,19 +135,6 @@ def _network(name: str, family: _Family, config: Mapping[str, Any], parts: Mappi
     return loaded
 
 
-def _scale(folder: Path) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the pixels the network was taught on, from preprocessor_config.json."""
-    path = folder / "preprocessor_config.json"
-    settings = read_config(path)
-    values = []
-    for key in ("image_mean", "image_std"):
-        value = settings.get(key)
-        if not isinstance(value, list) or len(value) != 3 or not all(isinstance(v, int | float) and 0 < v < 2 for v in value):
-            raise ModelError(f"{str(path)!r} has {str(value)[:60]} as its {key}, where three numbers are expected. Use another copy.")
-        values.append(torch.tensor(value).view(3, 1, 1))
-    return values[0], values[1]
-
-
 def _tokenizer(folder: Path) -> Any:
     from tokenizers import Tokenizer
 
@@ -158,13 +145,3 @@ def _tokenizer(folder: Path) -> Any:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the library has one kind for everything
         raise ModelError(f"{str(path)!r} is damaged ({str(error)[:100]}). Download the folder again.") from error
-
-
-def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError as error:
-        raise MissingExtraError("transformers", "pretrained") from error
-    transformers.logging.set_verbosity_error()  # its remarks are about how it was called, which is our business
-    transformers.logging.disable_progress_bar()
-    return transformers

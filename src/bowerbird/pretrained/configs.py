@@ -158,6 +158,25 @@ def _scheduler_classes() -> dict[str, Any]:
     return {kind: getattr(diffusers, kind) for _, kind in _SCHEDULER_CLASSES}
 
 
+def read_pixel_scale(folder: Path) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation, by colour, of the pixels in 0..1 that a network was taught on.
+
+    From preprocessor_config.json, or what newer versions save of a whole processor, processor_config.json.
+    """
+    path, whole = folder / "preprocessor_config.json", folder / "processor_config.json"
+    if whole.exists() and not path.exists():
+        path, settings = whole, read_config(whole).get("image_processor")
+    else:
+        settings = read_config(path)
+    values: list[list[float]] = []
+    for key in ("image_mean", "image_std"):
+        value = settings.get(key) if isinstance(settings, dict) else None
+        if not isinstance(value, list) or len(value) != 3 or not all(isinstance(v, int | float) and 0 < v < 2 for v in value):
+            raise ModelError(f"{str(path)!r} has {str(value)[:60]} as its {key}, where three numbers are expected. Use another copy.")
+        values.append(value)
+    return values[0], values[1]
+
+
 def first_line(error: Exception) -> str:
     """What another library says of its error, as the end of a sentence; assertions say nothing but their name."""
     return (str(error).splitlines() or [type(error).__name__])[0][:200]

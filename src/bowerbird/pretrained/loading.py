@@ -11,7 +11,7 @@ import hashlib
 import math
 import re
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -130,13 +130,13 @@ def _networks_of_folder(folder: Path, index: Mapping[str, Any], dtypes: Mapping[
     networks = {name: _empty(_network_class(name), folder / name) for name in NETWORKS if name in index}
     for name, network in networks.items():
         tensors = read_part(folder / name)
-        _fill(network, from_transformers(tensors, "") if name in TEXT_ENCODERS else tensors, dtypes[name], f"the {name} of {str(folder)!r}")
+        fill(network, from_transformers(tensors, "") if name in TEXT_ENCODERS else tensors, dtypes[name], f"the {name} of {str(folder)!r}")
     return networks
 
 
 def open_network(cls: Any, folder: Path, dtype: torch.dtype) -> nn.Module:
     """One network of a diffusers class from the config and the weights in `folder`.  ModelError when they are damaged or do not fit."""
-    return _fill(_empty(cls, folder), read_part(folder), dtype, f"the network in {str(folder)!r}")
+    return fill(_empty(cls, folder), read_part(folder), dtype, f"the network in {str(folder)!r}")
 
 
 def _networks_of_file(path: Path, family: Family, index: Mapping[str, Any], dtypes: Mapping[str, torch.dtype]) -> dict[str, Any]:
@@ -148,7 +148,7 @@ def _networks_of_file(path: Path, family: Family, index: Mapping[str, Any], dtyp
     where = f"{family.words} in {str(path)!r}"
     networks = {part: _converted(part, checkpoint, family, dtypes[part], where) for part in ("unet", "vae")}
     for name in (name for name in TEXT_ENCODERS if name in index):
-        networks[name] = _fill(
+        networks[name] = fill(
             _empty(_network_class(name), family.configs / name),
             _text_weights(checkpoint, family, name),
             dtypes[name],
@@ -189,11 +189,19 @@ def _network_class(part: str) -> Any:
     classes = diffusers_classes()
     if part not in TEXT_ENCODERS:
         return classes[{"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}[part]]
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    transformers = quiet_transformers()
     return {"text_encoder": transformers.CLIPTextModel, "text_encoder_2": transformers.CLIPTextModelWithProjection}[part]
+
+
+def quiet_transformers() -> Any:
+    """transformers without its remarks; MissingExtraError where there is none."""
+    try:
+        import transformers
+    except ImportError as error:
+        raise MissingExtraError("transformers", "pretrained") from error
+    transformers.logging.set_verbosity_error()  # its remarks are about how it was called, which is our business
+    transformers.logging.disable_progress_bar()
+    return transformers
 
 
 def diffusers_classes() -> dict[str, Any]:
@@ -212,33 +220,38 @@ def diffusers_classes() -> dict[str, Any]:
 
 
 # What shapes a text encoder; a published config has a hundred entries more, defaults of the version that wrote it
-_CLIP_ARGUMENTS = (
+CLIP_ARGUMENTS = (
     "vocab_size", "hidden_size", "intermediate_size", "projection_dim", "num_hidden_layers", "num_attention_heads", "hidden_act",
     "max_position_embeddings", "layer_norm_eps", "bos_token_id", "pad_token_id", "eos_token_id",
 )  # fmt: skip
 
 
-def _empty(cls: Any, folder: Path) -> nn.Module:
-    """The network a config describes, without memory for its weights; buffers that no file holds, such as position ids, are real."""
-    from accelerate import init_empty_weights
-
+def _empty(cls: Any, folder: Path) -> Any:
+    """The network a config describes, without memory for its weights."""
     config, path = read_config(folder / "config.json"), folder / "config.json"
     is_text_encoder = hasattr(cls, "config_class")  # transformers' way
     named = config.get("architectures") if is_text_encoder else [config.get("_class_name", cls.__name__)]
     if named != [cls.__name__]:
         raise ModelError(f"{str(path)!r} asks for {str(named)[:80]} where {cls.__name__} is expected; it is refused.")
+    if is_text_encoder:
+        return build_empty(lambda: cls(cls.config_class(**checked_arguments(config, CLIP_ARGUMENTS, path))), path)
+    return build_empty(lambda: cls(**class_arguments(cls, config, path)), path)
+
+
+def build_empty(make: Callable[[], Any], path: Path) -> Any:
+    """What `make` builds of the config at `path`, without memory for its weights; buffers no file holds, such as position ids, are real."""
+    from accelerate import init_empty_weights
+
     try:
         with init_empty_weights(include_buffers=False):
-            if is_text_encoder:
-                return cls(cls.config_class(**checked_arguments(config, _CLIP_ARGUMENTS, path)))  # type: ignore[no-any-return]
-            return cls(**class_arguments(cls, config, path))  # type: ignore[no-any-return]
+            return make()
     except ModelError:
         raise
     except Exception as error:  # the libraries raise many kinds for one cause: a value no network can have
         raise ModelError(f"{str(path)!r} describes no network: {first_line(error)}. Use another copy.") from error
 
 
-def _fill(module: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype, where: str) -> nn.Module:
+def fill(module: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype, where: str) -> nn.Module:
     """Give an empty network its weights.  Tensors it has no place for (position ids, layers a config leaves out) are passed over."""
     own = module.state_dict()
     # text encoders with a projection, and all of them before transformers 5.6, keep their layers under `text_model.`

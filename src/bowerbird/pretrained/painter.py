@@ -78,6 +78,7 @@ class PretrainedPainter:
             "ground": self.parts.ground,
             "prediction": self.parts.prediction,
             "size": [self.native, self.native],
+            "conditions": {"text": {}},
             "parameters": {name: sum(p.numel() for p in network.parameters()) for name, network in sorted(self.parts.networks.items())},
             "precision": str(self.unet.dtype).removeprefix("torch."),
             "device": str(self.device),

@@ -107,7 +107,8 @@ def routes(serving: Serving) -> APIRouter:
             asked = asked.model_copy(update={"generated": known[asked.generated]})
         else:
             _check_place(serving, Path(asked.generated), "generated")
-        for name, place in (("against", asked.against), ("train", asked.train)):
+        for name in ("against", "train", "captions", "clip"):
+            place: Path | None = getattr(asked, name)
             if place is not None:
                 _check_place(serving, place, name)
         requests: list[AnyRequest] = [asked]

@@ -101,8 +101,7 @@ def forecast(source: Path, recipe: Recipe, budget: Budget, *, device: torch.devi
 
 def _open(source: Path, recipe: Recipe, on_progress: OnProgress | None) -> Pictures:
     data = recipe.data
-    captions = Path(data.captions).expanduser() if data.captions else None
-    return open_pictures(source, data.size, data.fit, data.held_out, data.seed, on_progress, captions=captions)
+    return open_pictures(source, data.size, data.fit, data.held_out, data.seed, on_progress, captions=data.captions_file)
 
 
 def _planned(setup: Setup, budget: Budget) -> tuple[Setup, Forecast | None]:
