@@ -61,9 +61,7 @@ def open_place(place: Place, device: torch.device, opening: Opening | None = Non
     if place.what == "pretrained":
         if opening.autoencoder is not None:
             raise ModelError(f"{place.where!r} has an autoencoder of its own; leave --autoencoder out.")
-        return pretrained.open_pretrained(
-            place.where, device, opening.dtype, opening.family, opening.prediction, opening.offline, opening.ask
-        )
+        return pretrained.open_pretrained(place.path, device, opening.dtype, opening.family, opening.prediction, name=place.where)
     if place.manifest is not None and place.manifest.kind == "lora":
         base = locate(place.manifest.base, opening, on_progress)
         painter = open_place(base, device, opening, on_progress) if base.what == "pretrained" else None

@@ -103,7 +103,8 @@ def peak_memory_bytes(device: torch.device) -> int:
 def available_memory_bytes(device: torch.device) -> int:
     """Memory that a run could still take on this device."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        # what torch keeps of the memory that earlier work gave back is there to be used again
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     if sys.platform == "linux":
         with open("/proc/meminfo") as lines:  # noqa: PTH123 - not a user's file
             for line in lines:

@@ -64,7 +64,7 @@ def find(where: str | Path, opening: Opening | None = None, on_progress: OnProgr
         return Place(name, path, "pretrained")
     folder = path if path.exists() else Path(name.rpartition("@")[0])
     if is_run(folder):
-        return Place(name, *_of_run(folder, name, on_progress))
+        return _of_run(folder, name, on_progress)
     if (path / MANIFEST).is_file():
         return Place(name, path, "ours", read_manifest(path))
     if is_ddpm_folder(path):
@@ -101,7 +101,7 @@ def locate_autoencoder(where: str | Path, opening: Opening | None = None) -> Pla
     return place
 
 
-def _of_run(run: Path, name: str, on_progress: OnProgress | None) -> tuple[Path, Literal["ours"], Manifest]:
+def _of_run(run: Path, name: str, on_progress: OnProgress | None) -> Place:
     which = name.rpartition("@")[2] if not Path(name).exists() else "best"
     folder, manifest = model_of_run(run, which, on_progress)
-    return folder, "ours", manifest
+    return Place(name, folder, "pretrained") if manifest.kind == "pipeline" else Place(name, folder, "ours", manifest)

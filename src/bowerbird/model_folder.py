@@ -5,6 +5,7 @@
       transformer/ | unet/      config.json and weights; an autoencoder's folder has none
       vae/                      of a latent model, and of an autoencoder
       upscaler/                 of an upscaler
+      text_encoder/ ...         of a Stable Diffusion all of whose U-Net was tuned: everything that a diffusers folder of it has
       lora.safetensors          of a LoRA, as other tools read it; the model it is for is training.recipe.tune.model
       image_embeddings.safetensors ...    what its conditions keep (conditions/)
       scheduler/                for a U-Net: diffusers' scheduler config
@@ -81,7 +82,7 @@ class Manifest(About):
 
     format_version: int = FORMAT_VERSION
     written_by: str = f"bowerbird {__version__}"
-    kind: str  # "pixel", "latent", "autoencoder", "upscaler" or "lora"
+    kind: str  # "pixel", "latent", "autoencoder", "upscaler", "lora" or "pipeline"
     denoiser: DenoiserSpec | None = None
     latents: LatentScale | None = None
     conditions: dict[str, dict[str, Any]] = {}
@@ -97,8 +98,8 @@ class Manifest(About):
 
     @model_validator(mode="after")
     def _whole(self) -> Manifest:
-        if (self.denoiser is None) != (self.kind in ("autoencoder", "upscaler", "lora")):
-            raise ValueError("an autoencoder, upscaler or LoRA has no denoiser, and everything else has one")
+        if (self.denoiser is None) != (self.kind in ("autoencoder", "upscaler", "lora", "pipeline")):
+            raise ValueError("an autoencoder, upscaler, LoRA or pipeline has no denoiser, and everything else has one")
         if self.kind == "lora" and not self.base:
             raise ValueError("a LoRA says which model it is for: training.recipe.tune.model is missing")
         if self.denoiser is not None and self.sampling is None:
@@ -110,8 +111,8 @@ class Manifest(About):
 class Model:
     """A model whole: what training leaves, a folder holds, and painting needs.
 
-    denoiser: None of an autoencoder, of an upscaler and of a LoRA, which is its file.  space: what it learnt on; of an autoencoder,
-    its own.
+    denoiser: None of an autoencoder, of an upscaler, of a LoRA, which is its file, and of a pipeline, which are its files.  space: what it
+    learnt on; of an autoencoder, its own.
     """
 
     denoiser: Denoiser | None
@@ -121,11 +122,14 @@ class Model:
     about: About = field(default_factory=About)
     upscaler: Upscaler | None = None
     lora: bytes | None = None
+    pipeline: Callable[[], Iterator[tuple[str, bytes]]] | None = None
 
     @property
     def kind(self) -> str:
         if self.lora is not None:
             return "lora"
+        if self.pipeline is not None:
+            return "pipeline"
         if self.upscaler is not None:
             return "upscaler"
         if self.denoiser is None:
@@ -188,6 +192,8 @@ def open_model_folder(folder: Path, manifest: Manifest | None = None) -> Model:
     about = About(**manifest.model_dump(include=set(About.model_fields)))
     if manifest.kind == "lora":
         return Model(None, about=about, lora=(folder / LORA).read_bytes())
+    if manifest.kind == "pipeline":
+        raise ModelError(f"{str(folder)!r} is a Stable Diffusion, to be opened as one of other projects.")
     if manifest.kind == "upscaler":
         return Model(None, about=about, upscaler=_open_upscaler(folder))
     if manifest.denoiser is None:
@@ -262,6 +268,10 @@ def _open_autoencoder(folder: Path) -> Autoencoder:
 
 
 def _parts(model: Model, samples_png: bytes) -> Iterator[tuple[str, bytes]]:
+    yield "samples.png", samples_png
+    if model.pipeline is not None:
+        yield from model.pipeline()
+        return
     denoiser, autoencoder = model.denoiser, model.space.autoencoder
     network = denoiser.network if denoiser is not None else None
     if isinstance(network, Transformer):
@@ -284,7 +294,6 @@ def _parts(model: Model, samples_png: bytes) -> Iterator[tuple[str, bytes]]:
         yield f"vae/{autoencoder.weights_name}", weights.to_bytes(autoencoder.saved.state_dict(), {"format": "pt"})
     for condition in model.conditions.values():
         yield from condition.files()
-    yield "samples.png", samples_png
 
 
 _MODEL_INDEX = {

@@ -116,8 +116,10 @@ class Lora(Section):
         16, ge=1, le=256, description="inner width of the matrices; 4 is enough for a style, more hold more and memorise more"
     )
     alpha: float = Field(0.0, ge=0, le=1024, description="their product is multiplied by alpha / rank; 0: as rank, by 1")
-    targets: Literal["attention", "transformer"] = Field(
-        "attention", description="which weights they stand beside: those of attention, or all of the transformer blocks"
+    targets: Literal["attention", "transformer", "unet"] = Field(
+        "attention",
+        description="which weights they stand beside: those of attention, or all of the transformer blocks; unet: no matrices, all weights "
+        "of the U-Net learn themselves, which takes much memory and makes a whole model",
     )
     text_encoders: bool = Field(
         False, description="matrices beside the text encoders' weights too: a new word is learnt better, each step reads its words anew"
@@ -253,6 +255,8 @@ class Recipe(Section):
             raise ValueError("a LoRA is made for a model that paints: `bowerbird tune MODEL PICTURES`, or tune.model = its name")
         if self.data.fit == "shape" and self.model.network != "lora":
             raise ValueError(f"data.fit = 'shape' is for Stable Diffusion; {self.model.network!r} learns squares: 'crop' or 'pad'")
+        if self.lora.targets == "unet" and self.lora.text_encoders:
+            raise ValueError("lora.text_encoders adds to a LoRA, and with lora.targets = 'unet' none is made; leave one of them out")
         if self.lora.prior_caption and not self.lora.prior:
             raise ValueError("lora.prior_caption says what the pictures in lora.prior show, and no such folder is named")
         if self.diffusion.noise_levels == "uniform-t" and self.diffusion.prediction not in ("eps", "v"):

@@ -122,13 +122,13 @@ def _papers(path: Path, changed_ns: int, size: int) -> dict[str, Any]:
 def _own(name: str, where: str, folder: Path, created: int) -> ModelEntry:
     changed = (folder / _MANIFEST).stat()
     manifest = _papers(folder / _MANIFEST, changed.st_mtime_ns, changed.st_size)
-    size = manifest.get("size_px")
+    size, kind = manifest.get("size_px"), str(manifest.get("kind") or "")
     return ModelEntry(
         name=name,
         where=name if folder.parent == BUNDLED else where,
-        kind=str(manifest.get("kind") or ""),
+        kind=kind,
         size=(size, size) if isinstance(size, int) else None,
-        reads_text="text" in (manifest.get("conditions") or {}),
+        reads_text=kind in ("lora", "pipeline") or "text" in (manifest.get("conditions") or {}),
         labels=[str(label) for label in (manifest.get("conditions") or {}).get("label", {}).get("names", [])],
         created=created,
         licence=str(manifest.get("licence", "")),

@@ -58,11 +58,13 @@ def open_pretrained(
     offline: bool = False,
     ask: Ask | None = None,
     compile: bool = False,
+    name: str = "",
 ) -> PretrainedPainter:
     """A painter for `where`: a diffusers folder, a single .safetensors checkpoint, or a hub name such as `maker/model`.
 
     `family` and `prediction` ("eps" or "v") override what is recognised.  `ask` is called once before anything is
-    downloaded and may say no; without it nothing is.  ModelError says what cannot be opened and why.
+    downloaded and may say no; without it nothing is.  `name`: what the model is called, else `where`.  ModelError says what
+    cannot be opened and why.
     """
     path = fetched(where, offline, ask)
     if path.is_file():
@@ -81,4 +83,4 @@ def open_pretrained(
         raise ModelError(f"there is no prediction {prediction!r}. Known: eps, v.")
     chosen = PREDICTIONS[prediction] if prediction is not None else None
     parts = load_parts(path, found, dtype or memory.choose_dtype(device, count_weights(path)), chosen)
-    return PretrainedPainter(str(where), parts, device, compile)
+    return PretrainedPainter(name or str(where), parts, device, compile)

@@ -20,6 +20,7 @@ from bowerbird import weights
 from bowerbird.errors import MissingExtraError
 from bowerbird.models.conditioning import Cond
 from bowerbird.pretrained.families import Family
+from bowerbird.pretrained.unets import predict
 from bowerbird.pretrained.words import encode
 
 # Where the matrices stand, by the ends of modules' names
@@ -41,12 +42,9 @@ _ARCHITECTURES = {  # family: ModelSpec's name, kohya's name
 
 
 class AdaptedUNet(nn.Module):
-    """network(x, time, cond) -> output, of a U-Net that reads `cond["text"]` (B, 77, width), and XL's `cond["pooled"]` (B, width).
+    """A U-Net, called as in `predict`, beside whose weights matrices learn.
 
-    With encoders, which have matrices too, `cond` has tokens instead (`words.encode`).
-
-    XL is told sizes as well, `cond["sizes"]` (B, 6) in pixels: height and width of the picture as it came, top and left of the crop,
-    height and width of what is painted.  Without them, those of a whole picture.
+    With encoders, which have matrices too, `cond` has tokens instead of what they make of them (`words.encode`).
 
     Its parameters, in float32, are the matrices alone, under names such as `unet/mid_block/attn1/to_q/lora_A`.  At each call they
     are put into their networks in the dtype those compute in, and stay there until the next call of this or of a copy.
@@ -75,13 +73,7 @@ class AdaptedUNet(nn.Module):
             self._places[name].weight = parameter.to(dtype)
         if self._shared[1]:
             cond = {**cond, **encode(self._shared[1], cond)}
-        more = None
-        if "pooled" in cond:
-            high, wide = 8.0 * x.shape[-2], 8.0 * x.shape[-1]
-            sizes = cond.get("sizes", x.new_tensor([high, wide, 0, 0, high, wide]).expand(len(x), -1))
-            more = {"text_embeds": cond["pooled"].to(dtype), "time_ids": sizes.float()}
-        output: Tensor = self.unet(x.to(dtype), time, cond["text"].to(dtype), added_cond_kwargs=more, return_dict=False)[0]
-        return output.float()
+        return predict(self.unet, x, time, cond)
 
     def file_tensors(self) -> dict[str, Tensor]:
         """The matrices under kohya's names, which diffusers, ComfyUI and AUTOMATIC1111's web UI read."""

@@ -299,6 +299,13 @@ def count_weights(path: Path) -> int:
     return sum(math.prod(shape) for header in headers for name, shape in header.shapes.items() if not name.startswith("model_ema."))
 
 
+def count_unet_weights(path: Path) -> int:
+    """How many numbers the U-Net of a model holds, from the headers of its files."""
+    prefix = "" if path.is_dir() else "model.diffusion_model."
+    headers = [weights.read_header(file) for file in (weight_files(path / "unet") if path.is_dir() else [path])]
+    return sum(math.prod(shape) for header in headers for name, shape in header.shapes.items() if name.startswith(prefix))
+
+
 def weights_sha256(path: Path, networks: Sequence[str] = ("unet",)) -> str:
     """Of the file, or of the files of a folder's networks; of its U-Net alone, which model a LoRA was made for."""
     digest = hashlib.sha256()

@@ -21,7 +21,8 @@ from bowerbird.pretrained import memory
 from bowerbird.pretrained.configs import first_line
 from bowerbird.pretrained.loading import Parts
 from bowerbird.pretrained.lora import read_lora
-from bowerbird.pretrained.plan import Work, plan
+from bowerbird.pretrained.pipelines import make_pipeline
+from bowerbird.pretrained.plan import Task, Work, plan
 from bowerbird.pretrained.prompting import count_chunks, said
 from bowerbird.pretrained.samplers import SAMPLERS, check_steps, own_sampler, scheduler_for, watch
 from bowerbird.progress import OnProgress, Progress, tell
@@ -33,16 +34,6 @@ from bowerbird.request import Lora, PaintRequest
 FEW_STEPS = 4  # usual for a model distilled to need no more
 PREVIEW_LATENTS = 24  # longest side of the latents a preview is decoded from
 TILE, OVERLAP = 256, 32  # the x4 upscaler was trained on 128 px; larger pictures are done in parts of this side
-
-_PIPELINES = {
-    ("sd", "text"): "StableDiffusionPipeline",
-    ("sd", "image"): "StableDiffusionImg2ImgPipeline",
-    ("sd", "inpaint"): "StableDiffusionInpaintPipeline",
-    ("sd", "upscale"): "StableDiffusionUpscalePipeline",
-    ("sdxl", "text"): "StableDiffusionXLPipeline",
-    ("sdxl", "image"): "StableDiffusionXLImg2ImgPipeline",
-    ("sdxl", "inpaint"): "StableDiffusionXLInpaintPipeline",
-}
 
 
 class PretrainedPainter:
@@ -217,21 +208,10 @@ class PretrainedPainter:
         pixels = pixels.nan_to_num().div(2).add(0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
         return Image.fromarray(pixels.movedim(0, -1).cpu().numpy()).resize(size, Image.Resampling.BILINEAR)
 
-    def _pipeline(self, task: str) -> Any:
+    def _pipeline(self, task: Task) -> Any:
         """The pipeline for a task, made once; all of them share the same networks."""
         if task not in self._pipelines:
-            import diffusers
-
-            kind = "sdxl" if "text_encoder_2" in self.parts.networks else "sd"
-            parts = {**self.parts.networks, **self.parts.tokenizers, "scheduler": scheduler_for("ddim", self.parts.schedulers["scheduler"])}
-            if kind == "sdxl":
-                options = {**self.parts.options, "add_watermarker": False}  # our mark is in the file, not in the pixels
-            elif task == "upscale":
-                options = {"low_res_scheduler": scheduler_for("ddpm", self.parts.schedulers["low_res_scheduler"])}
-            else:
-                options = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-            self._pipelines[task] = getattr(diffusers, _PIPELINES[kind, task])(**parts, **options)
-            self._pipelines[task].set_progress_bar_config(disable=True)
+            self._pipelines[task] = make_pipeline(self.parts, task)
         self._make_ready(self._pipelines[task])
         return self._pipelines[task]
 

@@ -21,6 +21,7 @@ BATCH = 32  # at most: what a model learnt on a GPU, hundreds of pictures at a t
 WARMUP_BATCHES = 20
 PICTURES = {"autoencoder": 4_000, "upscaler": 4_000}  # minutes on two cores; a picture of theirs takes longer than a painter's
 PAINTER_PICTURES = 10_000
+WHOLE_UNET_LR = 1e-5  # a tenth of a LoRA's: that of diffusers' own script for all weights
 
 
 def base_model(recipe: Recipe, pictures: Pictures) -> tuple[Model | None, str]:
@@ -40,7 +41,11 @@ def tuning_recipe(place: Place, settings: Sequence[str]) -> Recipe:
     A model of ours: as it was trained, at a fraction of the rate, for minutes.  A Stable Diffusion: by a LoRA beside it.
     """
     if place.what == "pretrained":
-        return change_recipe(_of_a_lora(place), settings)
+        fields = _of_a_lora(place)
+        if change_recipe(fields, settings).lora.targets == "unet":
+            fields["name"] = f"{fields['name'].removesuffix('-lora')}-tuned"
+            fields["train"]["lr"] = WHOLE_UNET_LR
+        return change_recipe(fields, settings)
     if place.manifest is None:
         raise _not_ours(place)
     if place.manifest.kind == "lora":

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from bowerbird import hardware
 from bowerbird.captioning import OWN, Captions, captions_of
 from bowerbird.conditions import dropped
 from bowerbird.data.decode import SHAPE_STEP, Fit, frame, window
@@ -27,7 +29,7 @@ from bowerbird.diffusion.guidance import guide
 from bowerbird.diffusion.loss import WEIGHTINGS, normalised
 from bowerbird.diffusion.samplers import SAMPLERS
 from bowerbird.diffusion.schedule import karras_grid, uniform_t
-from bowerbird.errors import ModelError, PictureFolderError, RecipeError
+from bowerbird.errors import ModelError, PictureFolderError, RecipeError, ResourceError
 from bowerbird.locate import locate
 from bowerbird.model_folder import About, Model
 from bowerbird.models.autoencoder import Scale
@@ -38,7 +40,9 @@ from bowerbird.pixels import to_pixels
 from bowerbird.pretrained import recognise
 from bowerbird.pretrained.adapters import AdaptedUNet, adapted, lora_file, lora_metadata
 from bowerbird.pretrained.autoencoders import PretrainedAutoencoder
-from bowerbird.pretrained.loading import Parts, load_parts, weights_sha256
+from bowerbird.pretrained.loading import Parts, count_unet_weights, load_parts, weights_sha256
+from bowerbird.pretrained.pipelines import folder_files
+from bowerbird.pretrained.unets import WholeUNet
 from bowerbird.pretrained.words import Words, encoders_of, is_common
 from bowerbird.progress import OnProgress, note
 from bowerbird.recipe import Recipe
@@ -77,16 +81,21 @@ class Adapting(Denoising):
         self, recipe: Recipe, pictures: Pictures, device: torch.device, precision: str, on_progress: OnProgress | None = None
     ) -> None:
         self.recipe, self.pictures, self.device = recipe, pictures, device
-        self.precision = "fp32"  # of the matrices and of all around the U-Net, which has one dtype throughout
+        # a LoRA's matrices and all around the U-Net are float32, and the U-Net has one dtype throughout
+        self.whole = recipe.lora.targets == "unet"
+        self.precision = precision if self.whole else "fp32"
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         place = locate(recipe.tune.model)
         found = recognise(place.path)
         if place.what != "pretrained" or found is None or found.family.kind != "paint":
             raise ModelError(f"{recipe.tune.model!r} is no Stable Diffusion 1.x, 2.x or XL that paints, so no LoRA can be made for it.")
-        parts = load_parts(place.path, found, dtype, exact=("vae",))
+        if self.whole:
+            _require_memory_for_all(count_unet_weights(place.path), device, on_progress)
+        self.place, self.found = place, found
+        parts = load_parts(place.path, found, dtype, exact=("vae", "unet") if self.whole else ("vae",))
         self.unet = parts.networks["unet"].to(device)
         self.encoders = {name: encoder.to(device) for name, encoder in encoders_of(parts).items()} if recipe.lora.text_encoders else {}
-        self.frozen = (self.unet, *self.encoders.values())
+        self.frozen = (*self.encoders.values(), *(() if self.whole else (self.unet,)))
         self.schedule = _betas(parts).schedule()
         self.prediction = "eps" if parts.prediction == "epsilon" else "v"
         self.levels = uniform_t(self.schedule)
@@ -122,7 +131,10 @@ class Adapting(Denoising):
 
     def new_model(self) -> Denoiser:
         own = self.recipe.lora
-        network = adapted(self.unet, own.rank, own.alpha or own.rank, own.targets, own.recompute, self.encoders)
+        if self.whole:
+            network: nn.Module = WholeUNet(self.unet, own.recompute)
+        else:
+            network = adapted(self.unet, own.rank, own.alpha or own.rank, own.targets, own.recompute, self.encoders)
         spec = DenoiserSpec(
             prediction=self.prediction,
             time="timestep",
@@ -187,8 +199,15 @@ class Adapting(Denoising):
         return painted_grid(pixels)
 
     def model(self, network: nn.Module, about: About) -> Model:
-        assert isinstance(network, Denoiser) and isinstance(network.network, AdaptedUNet)
-        return Model(None, about=about, lora=lora_file(network.network, self.metadata))
+        assert isinstance(network, Denoiser)
+        if isinstance(network.network, AdaptedUNet):
+            return Model(None, about=about, lora=lora_file(network.network, self.metadata))
+        return Model(None, self.space, about=about, pipeline=partial(self._folder, network.network))
+
+    def _folder(self, network: nn.Module) -> Iterator[tuple[str, bytes]]:
+        """The base with this U-Net, whose other parts are read anew, because most of the time they are not in memory."""
+        assert isinstance(network, WholeUNet)
+        yield from folder_files(load_parts(self.place.path, self.found, torch.float32), network.unet)
 
     def _cond(self, chosen: NDArray[np.int64], samples: NDArray[np.int64], drop: bool) -> Cond:
         return self._told(self.pictures, self.latents, self.captions, chosen, samples, drop)
@@ -238,6 +257,20 @@ def _sizes(pictures: Pictures, latents: LatentSamples, fit: Fit, picture: int, m
         left, top, right, _ = frame(one.width, one.height, (wide, high))
     scale = wide / (right - left)
     return [one.height, one.width, round(top * scale), round((one.width - right if mirrored else left) * scale), high, wide]
+
+
+def _require_memory_for_all(count: int, device: torch.device, on_progress: OnProgress | None) -> None:
+    """Says what so many weights take that all learn, in float32: themselves, their average, gradient and two moments.
+
+    ResourceError where that is more than there is.
+    """
+    needed, free = 5 * 4 * count, hardware.available_memory_bytes(device)
+    words = (
+        f"all {count / 1e6:,.0f} M weights of the U-Net learn, which takes {needed / 1e9:.1f} GB of memory before the first picture, and "
+    )
+    if needed > free:
+        raise ResourceError(f"{words}only {free / 1e9:.1f} GB are free. Make a LoRA instead: leave lora.targets out.")
+    note(on_progress, f"{words}{free / 1e9:.1f} GB are free")
 
 
 def _betas(parts: Parts) -> Betas:
