@@ -1,7 +1,9 @@
 """What a picture shows, in the words of pictures that are described already, or of a captioner.
 
+words_for(pictures, like, captioner)    by one or the other of these two
 describe(pictures, like)          the captions of the nearest pictures in `like`, for models that learnt from those captions
 describe_with(pictures, captioner)    what a captioner says
+pictures_of(run)                  the pictures a run was trained on
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,12 +20,18 @@ from PIL import Image, ImageOps
 
 from bowerbird.captioning import Captioner, captions_of
 from bowerbird.data.pictures import open_pictures
+from bowerbird.errors import RequestError
 from bowerbird.models.features import SECOND_OPINION, extract
 from bowerbird.progress import OnProgress, Progress, tell
+from bowerbird.reading import read_json
 from bowerbird.repaint import open_picture
+
+if TYPE_CHECKING:
+    from bowerbird.pretrained.hub import Ask
 
 SIDE_PX = 128  # what is compared: enough to tell subjects apart, a third of the work of full size
 _FLAT = 1e-6
+_MAX_RECORD_BYTES = 2**28  # of a run: it names every file it found
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,25 @@ class Caption:
 class Described:
     picture: Path
     captions: tuple[Caption, ...]  # the best first
+
+
+def words_for(
+    pictures: Sequence[Path],
+    like: Path | None,
+    captioner: str | None,
+    count: int,
+    device: torch.device,
+    offline: bool = False,
+    ask: Ask | None = None,
+    on_progress: OnProgress | None = None,
+) -> list[Described]:
+    """As people ask for it: in the words of a run's or a folder's pictures, or of a captioner, which may be a name on a hub."""
+    if like is not None:
+        return describe(pictures, pictures_of(like), count, device, on_progress)
+    from bowerbird.pretrained.captioner import open_captioner
+
+    looks = open_captioner(str(captioner), device, offline, ask)
+    return describe_with(pictures, looks, looks.size, on_progress)
 
 
 def describe(
@@ -75,6 +103,20 @@ def describe_with(pictures: Sequence[Path], captioner: Captioner, size: int, on_
         pixels = np.asarray(open_picture(picture).resize((size, size), Image.Resampling.BICUBIC))
         described.append(Described(picture, (Caption(captioner(pixels[None])[0]),)))
     return described
+
+
+def pictures_of(like: Path) -> Path:
+    """The pictures a run was trained on, or the folder itself."""
+    record = like / "data.json"
+    if not (like / "run.json").is_file() or not record.is_file():
+        return like
+    try:
+        source = Path(str(read_json(record, _MAX_RECORD_BYTES)["source"]))
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise RequestError(f"{str(record)!r} is damaged. Name the folder of captioned pictures itself.") from error
+    if not source.exists():
+        raise RequestError(f"the pictures {str(like)!r} was trained on lay in {str(source)!r} and are gone. Name their folder.")
+    return source
 
 
 def _square(picture: Image.Image) -> NDArray[np.uint8]:

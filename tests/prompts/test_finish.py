@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bowerbird.errors import RequestError
 from bowerbird.picture_files import Painted, encode_picture
 from bowerbird.picture_metadata import read_metadata
-from bowerbird.prompts import changed, finish
+from bowerbird.prompts import changed, finish, is_locked, lock
 from bowerbird.prompts.language import parse, plain
 from bowerbird.prompts.library import presets, style_families, styles, wildcard_lines, wildcards
 from bowerbird.request import PaintRequest, read_request
@@ -63,6 +63,25 @@ def test_finishing_is_final(own: Path, prompt: str, negative: str, chosen: list[
     # without the record of what was asked, the final words still mean themselves
     for one in done:
         assert [each.prompt for each in finish(one.model_copy(update={"asked": None}))] == [one.prompt]
+
+
+@given(odd_text, odd_text, st.sampled_from([None, "photo"]))
+def test_a_locked_prompt_is_read_as_it_stands(own: Path, prompt: str, negative: str, preset: str | None) -> None:
+    """Syntax and all; a preset sets other fields and adds no words.  A finished request is locked only if it was asked so."""
+    final = lock(asks(prompt=prompt[:300], negative=negative[:100], preset=preset))
+    assert finish(final) == [final] and is_locked(final) and final == lock(final)
+    assert (final.prompt, final.negative) == (prompt[:300], negative[:100])
+    assert final.model_copy(update={"asked": None, "prompt": "", "negative": ""}) == lock(asks(preset=preset)).model_copy(
+        update={"asked": None}
+    )
+
+
+def test_words_that_were_made_are_not_locked_words(own: Path) -> None:
+    for fields in ({"prompt": "a __colour__ bird"}, {"styles": ["oil"]}, {"preset": "photo"}, {"prompt": "(a)", "literal": ["weights"]}):
+        assert not any(is_locked(one) for one in finish(asks(**{"prompt": "a bird", **fields})))
+    for fields in ({"styles": ["oil"]}, {"expand": "words"}):
+        with pytest.raises(RequestError, match=f"locked.*{next(iter(fields))}"):
+            lock(asks(prompt="a bird", **fields))
 
 
 def test_a_plain_prompt_is_left_alone() -> None:

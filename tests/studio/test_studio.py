@@ -14,14 +14,18 @@ from bowerbird.data.report import inspect
 from bowerbird.errors import PictureFolderError, RequestError
 from bowerbird.jobs import Catalogue, Job, Queue, TrainRequest
 from bowerbird.picture_files import Painted, save_picture
-from bowerbird.prompts import finish
-from bowerbird.request import PaintRequest, read_request
+from bowerbird.prompts import finish, lock
+from bowerbird.request import Lora, PaintRequest, read_request
 from bowerbird.server.app import create_app
 from bowerbird.server.serving import Serving
 from bowerbird.studio.form import FOLDED, component, fields_of, help_of
-from bowerbird.studio.gallery import found, settings_of, to_bin
+from bowerbird.studio.gallery import as_asked, filled, found, settings_of, to_bin, without
+from bowerbird.studio.painting import paint_tab
 from bowerbird.studio.run import PLACE, WithStudio
-from bowerbird.studio.training import forecast_of, keep_dropped
+from bowerbird.studio.source import SHOWN_PX, covered, in_the_picture, tinted, usual_strength
+from bowerbird.studio.training import Trial, keep_dropped
+
+BIRDS = Path(__file__).parents[2] / "examples/birds"
 
 
 @pytest.fixture
@@ -47,7 +51,7 @@ def test_a_field_of_the_form_is_one_of_the_request(field: str) -> None:
     with gr.Blocks():
         made = component(field)
     assert made.info == help_of(field) != ""
-    if field != "strength":
+    if field not in ("strength", "mask_tolerance"):
         assert fields_of({field: made.value}) == {}
 
 
@@ -94,19 +98,96 @@ def test_dropped_pictures_are_kept_once_and_can_be_trained_on(queue: Queue, tmp_
 
 
 def test_a_forecast_is_that_of_the_command_line_and_refuses_in_its_words(tmp_path: Path) -> None:
+    asked = TrainRequest(pictures=tmp_path / "nowhere", recipe="latent-64", hours=0.1)
     with pytest.raises(RequestError, match="nowhere"):
-        forecast_of(TrainRequest(pictures=tmp_path / "nowhere", recipe="latent-64", hours=0.1))
+        list(Trial().forecast(asked))
+    with pytest.raises(RequestError, match="moon"):  # the options are those of the program
+        list(Trial(["--device=moon"]).forecast(asked.model_copy(update={"pictures": BIRDS})))
+
+
+def test_a_forecast_ends_when_it_takes_long_or_is_left(tmp_path: Path) -> None:
+    """Its process too: nothing measures on behind the page."""
+    asked = TrainRequest(pictures=BIRDS, recipe="latent-64", hours=0.1)
+    with pytest.raises(RequestError, match="longer than 0 s"):
+        list(Trial(max_seconds=0).forecast(asked))
+    trial = Trial()
+    words = trial.forecast(asked)
+    assert next(words).startswith("measuring")
+    trial.stop()
+    with pytest.raises(RequestError, match="stopped"):
+        list(words)
+
+
+def saved(place: Path, asked: PaintRequest) -> Path:
+    (final,) = finish(asked)
+    save_picture(Painted(Image.new("RGB", (8, 8)), 7, final), place)
+    return place
 
 
 def test_a_dropped_picture_tells_its_settings_and_chooses_no_files(tmp_path: Path) -> None:
-    asked = PaintRequest(prompt="a __colour__ bird", seed=7, steps=3, model="starter", image=tmp_path / "secret.png")
-    (final,) = finish(asked)
-    save_picture(Painted(Image.new("RGB", (8, 8)), 7, final), tmp_path / "painted.png")
-    told = settings_of(tmp_path / "painted.png")
-    assert (told["prompt"], told["seed"], told["steps"]) == ("a __colour__ bird", 7, 3) and "image" not in told
+    """What it names on this machine is left out and said, also where it hides in the words it was made from."""
+    mine = Lora(file=tmp_path / "mine.safetensors")
+    asked = PaintRequest(prompt="a __colour__ bird", seed=7, steps=3, model="starter", image=tmp_path / "secret.png", loras=[mine])
+    fields, left_out = settings_of(saved(tmp_path / "painted.png", asked))
+    told, is_locked = as_asked(fields)
+    assert (told["prompt"], told["seed"], told["steps"], is_locked) == ("a __colour__ bird", 7, 3, False)
+    assert left_out == ["image", "loras"] and not told.get("image") and not told.get("loras")
     Image.new("RGB", (8, 8)).save(tmp_path / "plain.png")
     with pytest.raises(PictureFolderError, match=r"plain\.png"):
         settings_of(tmp_path / "plain.png")
+
+
+def test_locked_words_come_back_locked(tmp_path: Path) -> None:
+    final = lock(PaintRequest(prompt="a __colour__ bird", negative="fog", seed=7))
+    told, is_locked = as_asked(settings_of(saved(tmp_path / "painted.png", final))[0])
+    assert is_locked and (told["prompt"], told["negative"]) == ("a __colour__ bird", "fog")
+
+
+def test_what_the_form_has_no_place_for_is_named(queue: Queue, model_folder: Path, tmp_path: Path) -> None:
+    """A picture that it began with is placed while its file is there."""
+    with gr.Blocks():
+        form = paint_tab(queue, Catalogue([model_folder.parent]))
+    fields = PaintRequest(prompt="a bird", exact=True, image=tmp_path / "gone.png", outpaint={"left": 64}).model_dump(mode="json")
+    assert without(form, fields) == ["image", "outpaint", "exact"]
+    Image.new("RGB", (8, 8)).save(tmp_path / "gone.png")
+    assert without(form, fields) == ["outpaint", "exact"]
+    assert len(filled(form, fields)) == len(form.components())
+
+
+def test_a_click_covers_what_is_connected_and_alike() -> None:
+    """As `mask_at` does; brush strokes and further clicks are added."""
+    picture = Image.new("RGB", (60, 40), "white")
+    picture.paste((200, 0, 0), (10, 10, 20, 20))
+    picture.paste((200, 0, 0), (40, 10, 50, 20))
+    strokes = Image.new("RGBA", (60, 40))
+    strokes.paste((255, 255, 255, 255), (0, 30, 60, 40))
+    editor = {"background": picture.convert("RGBA"), "layers": [strokes]}
+
+    def area(layers: list[Image.Image], points: list[list[int]]) -> int:
+        found = covered({**editor, "layers": layers}, points, 32)
+        assert found is not None
+        return sum(found[1].histogram()[128:])
+
+    one = area([], [[12, 12]])
+    assert one == 12 * 12  # grown by a pixel
+    assert area([], [[12, 12], [45, 12]]) == 2 * one and area([strokes], [[12, 12]]) == one + 600
+    assert area([], [[500, 12]]) == 0  # of a picture that was there before
+    assert covered(None, [[1, 1]], 32) is None
+
+
+@pytest.mark.parametrize("size", [(40, 30), (4000, 3000)])
+def test_a_click_means_the_pixel_that_was_seen(size: tuple[int, int]) -> None:
+    """Large pictures are shown smaller; the first and the last pixel shown are at the corners of the picture itself."""
+    shown = tinted(Image.new("RGB", size), Image.new("L", size)).size
+    assert in_the_picture(size, (0, 0)) < [size[0] // shown[0] + 1] * 2
+    far = in_the_picture(size, (shown[0] - 1, shown[1] - 1))
+    assert all(0 <= side - 1 - at <= max(size) / SHOWN_PX for side, at in zip(size, far, strict=True))
+
+
+def test_the_usual_strength_is_the_requests() -> None:
+    assert [usual_strength(*each) for each in ((False, False, False), (True, False, False), (True, True, False), (False, False, True))] == [
+        *(0.6, 1.0, 0.5, 1.0)
+    ]
 
 
 def test_the_page_comes_with_the_server(queue: Queue, model_folder: Path, tmp_path: Path) -> None:

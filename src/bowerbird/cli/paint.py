@@ -119,22 +119,27 @@ def generate(
         given = request_again(again, given).model_dump(exclude_unset=True)
     elif model is None:
         raise RequestError("which model should paint? Give a run, a model folder, a checkpoint or a hub name, or --from PICTURE.")
-    if lock:
-        given["asked"] = {"prompt": given.get("prompt", ""), "negative": given.get("negative", "")}
     if expander is not None:
         from bowerbird.prompts.expander import ADDRESS, checked_address
 
         os.environ[ADDRESS] = checked_address(expander)  # of the process: a request cannot name it
     requests, as_set = [], None
     if prompts is not None:
-        from bowerbird.painted_set import paint_prompts, read_prompts
+        from bowerbird.painted_set import read_prompts
 
         requests = read_prompts(prompts, given)
-        as_set = partial(paint_prompts, requests, out)
     elif image is not None and image.is_dir():
         requests = [read_request({**given, **each}) for each in _each_picture(image, mask)]
     else:
         requests = [read_request(given)]
+    if lock:
+        from bowerbird.prompts import lock as locked
+
+        requests = [locked(request) for request in requests]
+    if prompts is not None:
+        from bowerbird.painted_set import paint_prompts
+
+        as_set = partial(paint_prompts, requests, out)
     if x is not None or y is not None or sheet:
         from bowerbird.comparison import comparison_of, paint_sheet
 

@@ -13,8 +13,6 @@ from bowerbird.cli.console import asker, print_result, progress_bar
 from bowerbird.cli.paint import pictures_in
 from bowerbird.errors import RequestError
 
-_MAX_RECORD_BYTES = 2**28  # of a run: it names every file it found
-
 
 @app.command()
 def styles(
@@ -60,36 +58,14 @@ def describe(
 ) -> None:
     """Put pictures into words to paint from: those of the nearest captioned pictures, or a captioner's."""
     from bowerbird import hardware
-    from bowerbird.describing import describe as nearest
-    from bowerbird.describing import describe_with
+    from bowerbird.describing import words_for
 
     each = [picture for path in pictures for picture in (pictures_in(path) if path.is_dir() else [path])]
     if (like is None) == (by is None):
         raise RequestError("describe in whose words? Give --like RUN or FOLDER for those of captioned pictures, or --with a captioner.")
-    device = hardware.choose_device(context.obj.device)
+    options = context.obj
+    device = hardware.choose_device(options.device)
     with progress_bar() as on_progress:
-        if like is not None:
-            described = nearest(each, _pictures_of(like), count, device, on_progress)
-        else:
-            from bowerbird.pretrained.captioner import open_captioner
-
-            captioner = open_captioner(str(by), device, context.obj.offline, asker(context.obj))
-            described = describe_with(each, captioner, captioner.size, on_progress)
+        described = words_for(each, like, by, count, device, options.offline, asker(options), on_progress)
     lines = [f"{one.picture}: {' | '.join(f'{caption.text} ({caption.likeness:.2f})' for caption in one.captions)}" for one in described]
     print_result(context, [dataclasses.asdict(one) for one in described], "\n".join(lines))
-
-
-def _pictures_of(like: Path) -> Path:
-    """The pictures a run was trained on, or the folder itself."""
-    record = like / "data.json"
-    if not (like / "run.json").is_file() or not record.is_file():
-        return like
-    from bowerbird.reading import read_json
-
-    try:
-        source = Path(str(read_json(record, _MAX_RECORD_BYTES)["source"]))
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise RequestError(f"{str(record)!r} is damaged. Give --like the folder of captioned pictures itself.") from error
-    if not source.exists():
-        raise RequestError(f"the pictures {str(like)!r} was trained on lay in {str(source)!r} and are gone. Give --like their folder.")
-    return source

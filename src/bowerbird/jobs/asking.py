@@ -1,12 +1,16 @@
-"""From a client's words to a PaintRequest that this model can honour."""
+"""From a client's words to a request that this model can honour, and to the words it will read."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from bowerbird.errors import RequestError
-from bowerbird.jobs.catalogue import ModelEntry
+from bowerbird.jobs.catalogue import ModelEntry, vocabulary_of
+from bowerbird.jobs.requests import DescribeRequest
+from bowerbird.prompts import finish
 from bowerbird.request import PaintRequest, read_request
 
 MAX_PIXELS = 4096 * 4096  # of one picture that a client asks for
@@ -31,6 +35,28 @@ def paint_request(entry: ModelEntry, prompt: str, fields: dict[str, Any]) -> tup
         instead = f"it paints its label {label!r}." if label else "the prompt was left out."
         notes.append(f"the model {entry.name!r} reads no text; {instead}")
     return read_request({"model": entry.where, **{name: value for name, value in fields.items() if value is not None}}), notes
+
+
+def final_words(entry: ModelEntry, request: PaintRequest) -> list[PaintRequest]:
+    """The request as its worker will read it, in final words, before anything is painted; with the seed that was drawn, if any."""
+    return finish(request, vocabulary_of(entry))
+
+
+def describe_request(entry: ModelEntry, pictures: Sequence[Path], words_of: str = "") -> DescribeRequest:
+    """Put the pictures into words: those of a folder of captioned pictures or of a captioner, else those that this model learnt from.
+
+    RequestError when they are not here, as those of a model from elsewhere.
+    """
+    chosen = Path(words_of)
+    if words_of and (not chosen.is_dir() or (chosen / "config.json").is_file()):
+        return DescribeRequest(pictures=list(pictures), captioner=words_of)
+    run = chosen if words_of else Path(entry.where)
+    if not words_of and not (run / "run.json").is_file():
+        raise RequestError(
+            f"the pictures that {entry.name!r} learnt from are not here. Choose a model that was trained here, or name a folder of "
+            "captioned pictures, or a captioner."
+        )
+    return DescribeRequest(pictures=list(pictures), like=run)
 
 
 def named_label(prompt: str, labels: list[str]) -> str | None:

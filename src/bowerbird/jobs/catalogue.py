@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 import bowerbird
 from bowerbird.errors import BowerbirdError, RequestError, did_you_mean
 from bowerbird.formats import upgrade_manifest
+from bowerbird.prompts.vocabulary import Vocabulary, read_vocabulary
 from bowerbird.storage import read_sealed
 
 BUNDLED = Path(bowerbird.__file__).parent / "models/bundled"
@@ -97,18 +98,30 @@ def _entry(name: str, path: Path) -> Iterator[ModelEntry]:
         yield ModelEntry(name=name, where=where, kind="checkpoint", created=created, reads_text=True)
         return
     try:
-        folder = path
-        if (path / _RUN).is_file():
-            best = read_sealed(path / _RUN).get("best")
-            if best is None:  # a training that has no model yet
-                return
-            folder = path / "models" / str(best)
+        folder = _snapshot(path)
+        if folder is None:  # a training that has no model yet
+            return
         if (folder / _MANIFEST).is_file():
             yield _own(name, where, folder, created)
         elif (folder / "model_index.json").is_file() or (folder / "unet").is_dir():
             yield ModelEntry(name=name, where=where, kind="diffusers", created=created, reads_text=(folder / "text_encoder").is_dir())
     except (BowerbirdError, OSError, ValueError):  # damaged, or being written: not a model to offer
         return
+
+
+def _snapshot(path: Path) -> Path | None:
+    """The model folder at `path`: of a run its best snapshot, None before it has one."""
+    if not (path / _RUN).is_file():
+        return path
+    best = read_sealed(path / _RUN).get("best")
+    return None if best is None else path / "models" / str(best)
+
+
+def vocabulary_of(entry: ModelEntry) -> Vocabulary | None:
+    """The phrases of the model's own captions, for the prompt's expander; None where it has none."""
+    path = BUNDLED / entry.where if (BUNDLED / entry.where).is_dir() else Path(entry.where)
+    folder = _snapshot(path) if path.is_dir() else None
+    return read_vocabulary(folder) if folder is not None else None
 
 
 @lru_cache(maxsize=256)  # a busy server asks at every request

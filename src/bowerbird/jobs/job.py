@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from bowerbird.jobs.requests import AnyRequest, EvaluateRequest, TrainRequest, TuneRequest
+from bowerbird.jobs.requests import AnyRequest, DescribeRequest, EvaluateRequest, TrainRequest, TuneRequest
 from bowerbird.request import PaintRequest
 
-Kind = Literal["paint", "upscale", "train", "tune", "evaluate"]
+Kind = Literal["paint", "upscale", "train", "tune", "evaluate", "describe"]
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 OVER: tuple[State, ...] = ("done", "failed", "cancelled")
 
@@ -20,6 +20,7 @@ REQUESTS: dict[Kind, type[AnyRequest]] = {
     "train": TrainRequest,
     "tune": TuneRequest,
     "evaluate": EvaluateRequest,
+    "describe": DescribeRequest,
 }
 
 

@@ -244,7 +244,7 @@ class Queue:
         ahead: dict[bool, float] = {}
         expected: dict[str, float] = {}
         for job in self.jobs(states=("running",), limit=1000) + self.jobs(states=("queued",), limit=10_000):
-            each, lane = self.seconds_of(job.kind), job.kind in ("paint", "upscale")
+            each, lane = self.seconds_of(job.kind), job.kind in ("paint", "upscale", "describe")
             if job.state == "running" and job.progress is not None:
                 each = job.progress.seconds_left or each
             if each is None:

@@ -1,4 +1,4 @@
-"""What can be asked of a worker beside painting: the command line's options of train, tune and evaluate as one object each."""
+"""What can be asked of a worker beside painting: the command line's options of train, tune, evaluate and describe as one object each."""
 
 from __future__ import annotations
 
@@ -59,8 +59,25 @@ class EvaluateRequest(BaseModel):
     seed: int = Field(0, ge=0, lt=2**63, description="picture i starts from seed + i")
 
 
+class DescribeRequest(BaseModel):
+    """Put pictures into words to paint from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pictures: list[Path] = Field(min_length=1, max_length=1000, description="the pictures to put into words")
+    like: Path | None = Field(None, description="a run, or a folder of captioned pictures: answer in the words of the nearest ones")
+    captioner: str | None = Field(None, description="blip, a hub name or a folder of a captioner that looks")
+    count: int = Field(3, ge=1, le=100, description="with `like`: how many different captions for each")
+
+    @model_validator(mode="after")
+    def _whose_words(self) -> DescribeRequest:
+        if (self.like is None) == (self.captioner is None):
+            raise ValueError("describe in whose words? Give a run or folder of captioned pictures they are like, or a captioner")
+        return self
+
+
 R = TypeVar("R", bound=BaseModel)
-AnyRequest = PaintRequest | TrainRequest | TuneRequest | EvaluateRequest
+AnyRequest = PaintRequest | TrainRequest | TuneRequest | EvaluateRequest | DescribeRequest
 
 
 def read_job_request(kind: type[R], fields: dict[str, object]) -> R:

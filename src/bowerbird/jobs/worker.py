@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import os
 import signal
 import threading
@@ -27,7 +28,7 @@ import filelock
 from bowerbird.errors import BowerbirdError, Stopped
 from bowerbird.jobs.job import Job, JobError, JobProgress, Kind
 from bowerbird.jobs.queue import LEASE_SECONDS, Queue
-from bowerbird.jobs.requests import EvaluateRequest, RunRequest, TrainRequest, TuneRequest
+from bowerbird.jobs.requests import DescribeRequest, EvaluateRequest, RunRequest, TrainRequest, TuneRequest
 from bowerbird.picture_files import SUFFIXES, Painted, check_fits, encode_picture
 from bowerbird.progress import Cancelled, Progress
 from bowerbird.request import PaintRequest
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from bowerbird.jobs.loaded import LoadedModels
     from bowerbird.painter import Painter
 
-LANES: dict[str, tuple[Kind, ...]] = {"painting": ("paint", "upscale"), "training": ("train", "tune", "evaluate")}
+LANES: dict[str, tuple[Kind, ...]] = {"painting": ("paint", "upscale", "describe"), "training": ("train", "tune", "evaluate")}
 _UNITS = {"paint": "steps", "load": "models", "wait": ""}  # of every other phase: pictures
 _REPORT_SECONDS = 0.1
 _ORPHAN_SECONDS = 30.0  # for a training to save when whoever started the worker is gone
@@ -89,7 +90,14 @@ class Worker:
     def _do(self, lease: str, jobs: list[Job]) -> None:
         """Do the jobs of one lease, and record how each of them ended."""
         reporter = Reporter(self.queue, self.name, lease, jobs, lambda: self._stopping)
-        work = {"paint": self._paint, "upscale": self._paint, "train": self._train, "tune": self._train, "evaluate": self._evaluate}
+        work = {
+            "paint": self._paint,
+            "upscale": self._paint,
+            "describe": self._describe,
+            "train": self._train,
+            "tune": self._train,
+            "evaluate": self._evaluate,
+        }
         self._lease = lease
         try:
             work[jobs[0].kind](lease, jobs, reporter)
@@ -164,6 +172,18 @@ class Worker:
         settings = pictures[0].settings.model_dump(mode="json")
         result = {"settings": settings, "seeds": [painted.seed for painted in pictures], "sizes": [p.picture.size for p in pictures]}
         reporter.finish(job.id, paths, result)
+
+    def _describe(self, lease: str, jobs: list[Job], reporter: Reporter) -> None:
+        """Words for pictures; nothing is downloaded for it."""
+        from bowerbird import hardware
+        from bowerbird.describing import words_for
+
+        (job,) = jobs
+        request = job.asked()
+        assert isinstance(request, DescribeRequest)
+        device = hardware.choose_device(self._device)
+        described = words_for(request.pictures, request.like, request.captioner, request.count, device, offline=True, on_progress=reporter)
+        reporter.finish(job.id, [], {"captions": [[dataclasses.asdict(caption) for caption in one.captions] for one in described]})
 
     def _loaded(self) -> LoadedModels:
         if self._models is None:

@@ -1,6 +1,7 @@
 """The one place where what is asked becomes what is painted, the same on every face.
 
     finish(request)     requests whose prompt is final: the words as the model reads them, weights included
+    lock(request)       its prompt is final as it stands
     changed(fields, …)  an earlier request with changes; other words unlock its prompt
 
 A finished request says in `asked` what it was made from, and is left as it is: finishing again, on whatever face, changes
@@ -30,6 +31,7 @@ MAX_NESTED = 16  # wildcards in wildcards
 MAX_WORDS = 2_000  # wildcards drawn for one picture
 ANNOUNCED = 20
 ASKING = tuple(Asked.model_fields)
+_SPENT: dict[str, Any] = {"styles": [], "expand": "off", "preset": None, "literal": []}  # once the words are final
 
 
 def finish(request: PaintRequest, vocabulary: Vocabulary | None = None) -> list[PaintRequest]:
@@ -57,6 +59,24 @@ def announced(request: PaintRequest, vocabulary: Vocabulary | None, on_progress:
             avoid = f"; avoiding: {final.negative}" if final.negative else ""
             note(on_progress, f"final prompt: {final.prompt}{avoid}")
         yield final
+
+
+def lock(request: PaintRequest) -> PaintRequest:
+    """The request with its prompt and negative final: they are read as they stand.
+
+    A preset still sets what is left open, but adds no words.  RequestError where words are asked for that a final prompt cannot take.
+    """
+    for name in ("styles", "expand"):
+        if getattr(request, name) != _SPENT[name]:
+            raise RequestError(f"a locked prompt is read as it stands, so it takes no {name}. Leave that out, or do not lock the prompt.")
+    words = {"prompt": request.prompt, "negative": request.negative}
+    given = with_preset(request)
+    return given.model_copy(update={**_SPENT, **words, "asked": Asked(**words, loras=given.loras)})
+
+
+def is_locked(request: PaintRequest) -> bool:
+    """Whether its words were final when they were asked for."""
+    return request.asked == Asked(prompt=request.prompt, negative=request.negative, loras=request.loras)
 
 
 def with_preset(request: PaintRequest) -> PaintRequest:
@@ -131,8 +151,7 @@ def _stretches(maker: _Maker, choice: Prompt) -> list[dict[str, Any]]:
         seeds = [seed for seed, _ in run]
         fields = {name: getattr(request, name) for name in PaintRequest.model_fields}
         final = {"prompt": words.prompt, "negative": words.negative, "loras": [*request.loras, *words.loras]}
-        spent: dict[str, Any] = {"styles": [], "expand": "off", "preset": None, "literal": []}
-        requests.append({**fields, **spent, **final, "seed": seeds[0], "count": len(seeds)})
+        requests.append({**fields, **_SPENT, **final, "seed": seeds[0], "count": len(seeds)})
     return requests
 
 

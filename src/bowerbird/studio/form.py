@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import annotated_types
@@ -11,14 +12,36 @@ import gradio as gr
 from bowerbird.jobs import ModelEntry
 from bowerbird.prompts.library import presets, styles
 from bowerbird.prompts.speeds import speeds
+from bowerbird.repaint import USUAL_STRENGTH
 from bowerbird.request import PaintRequest
 
 SIDES = ("left", "top", "right", "bottom")
 SAMPLERS = ["ddpm", "ddim", "euler", "heun", "dpm++2m", "euler-ancestral", "lcm"]
 MOST_AT_ONCE = 64  # pictures a click may ask for; the command line and the server have no such bound
 FOLDED = (
-    *("negative", "styles", "speed", "preset", "label", "expand", "size", "then", "seed", "steps", "guidance", "sampler", "strength"),
+    *("negative", "styles", "speed", "preset", "label", "expand", "size", "then", "seed", "steps", "guidance", "sampler"),
+    *("strength", "mask_tolerance", "detail"),  # of a picture to start from
 )
+
+
+@dataclass(frozen=True)
+class Form:
+    """The components of Paint, for the other tabs to fill in.
+
+    fields: by the names of the request's fields.  final, avoid, lock, drawn: the words as the model reads them, and what was drawn
+    or found for them (`seed`, `loras`).  picture, points: what to start from, and where it was clicked at.
+    """
+
+    fields: dict[str, Any]
+    final: Any
+    avoid: Any
+    lock: Any
+    drawn: Any
+    picture: Any
+    points: Any
+
+    def components(self) -> list[Any]:
+        return [*self.fields.values(), self.final, self.avoid, self.lock, self.drawn, self.picture, self.points]
 
 
 _NAMED: dict[str, Callable[[], Iterable[str]]] = {
@@ -57,16 +80,18 @@ def component(field: str, choices: Sequence[str] = ()) -> Any:
         return gr.Dropdown(list(choices), value=None, allow_custom_value=True, visible=bool(choices), **told)
     if field in ("negative", "size"):
         return gr.Textbox(placeholder="256x256" if field == "size" else "", **told)
-    if field == "strength":
-        low, high = bounds(field)
-        return gr.Slider(low or 0, high or 1, value=0.6, step=0.05, **told)
+    if field == "detail":
+        return gr.Checkbox(**told)
+    if field in ("strength", "mask_tolerance"):
+        (low, high), usual = bounds(field), PaintRequest.model_fields[field].default
+        return gr.Slider(low or 0, high or 1, value=USUAL_STRENGTH if usual is None else usual, step=0.05 if usual is None else 1, **told)
     return gr.Textbox(**told)  # not gr.Number: that makes a 0 of an empty one; the request reads the words and checks the bounds
 
 
 def fields_of(values: dict[str, Any]) -> dict[str, Any]:
     """What was filled in, as fields of a request; RequestError comes later, from the request."""
     stripped = {name: value.strip() if isinstance(value, str) else value for name, value in values.items()}
-    filled = {name: value for name, value in stripped.items() if value not in (None, "", [])}
+    filled = {name: value for name, value in stripped.items() if value not in (None, "", []) and value is not False}
     if "size" in filled:
         width, _, height = str(filled["size"]).lower().replace("×", "x").partition("x")
         filled["size"] = (width.strip(), height.strip())

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import html
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from PIL import Image
 
 from bowerbird.errors import BowerbirdError, PictureFolderError
-from bowerbird.jobs import Job, Queue
+from bowerbird.jobs import Catalogue, Job, Queue
 from bowerbird.picture_metadata import read_metadata
+from bowerbird.prompts import is_locked
+from bowerbird.repaint import open_mask, open_picture
+from bowerbird.request import PaintRequest, read_request
+from bowerbird.studio.form import Form
 from bowerbird.studio.painting import tile
+from bowerbird.studio.words import sentence
 
 SHOWN = 120
+_CHOOSES_NOT = ("image", "mask", "loras", "then")  # a picture that is dropped: what it names on this machine is not opened
 # a click on a picture chooses it, with the Shift key as the one beside; Ctrl+click opens it as everywhere
 PICK = """element.addEventListener("click", (event) => {
   const job = event.target.closest("[data-job]")?.dataset.job;
@@ -44,7 +52,7 @@ def to_bin(queue: Queue, job_id: str) -> None:
     queue.forget(job_id)
 
 
-def gallery_tab(queue: Queue, form: dict[str, Any], tab: gr.Tab) -> None:
+def gallery_tab(queue: Queue, catalogue: Catalogue, form: Form, tab: gr.Tab) -> None:
     """Build the tab into `tab`; `form`: the components of Paint, which it can fill in."""
     with gr.Row():
         search = gr.Textbox(placeholder="words of the prompt", label="search", scale=4)
@@ -77,21 +85,25 @@ def gallery_tab(queue: Queue, form: dict[str, Any], tab: gr.Tab) -> None:
 
     def recall(job_id: str | None) -> list[Any]:
         if not job_id:
-            return [gr.update() for _ in form]
+            return [gr.skip(), *(gr.skip() for _ in form.components())]
         job = queue.get(job_id)
+        names = {entry.where: entry.name for entry in catalogue.entries()}
         fields = job.request | {"seed": _carried(job).get("seed")}  # the one that was drawn, if none was asked for
-        return _filled(form, fields)
+        fields["then"] = [names[where] for where in fields["then"] if where in names]
+        gone = [] if fields["model"] in names and len(fields["then"]) == len(job.request["then"]) else ["a model that is gone"]
+        return [told(without(form, fields) + gone), *filled(form, fields, names.get(fields["model"]))]
 
     def recall_file(file: str | None) -> list[Any]:
         """What the picture says, but never the model: whoever drops it has chosen that."""
-        nothing = [gr.update() for _ in form]
+        nothing = [gr.skip() for _ in form.components()]
         if not file:
             return ["", *nothing]
         try:
-            fields = settings_of(Path(file))
+            fields, left_out = settings_of(Path(file))
         except BowerbirdError as error:
-            return [f'<p class="sentence bad">{html.escape(str(error))}</p>', *nothing]
-        return ['<p class="sentence">its settings are in Paint</p>', *_filled(form, fields)]
+            return [sentence(str(error), "bad"), *nothing]
+        why = ": a picture chooses no files and models of yours" if left_out else ""
+        return [told(left_out + without(form, fields), why), *filled(form, fields)]
 
     def throw(job_id: str | None, words: str) -> tuple[Any, Any, Any]:
         if job_id:
@@ -103,13 +115,13 @@ def gallery_tab(queue: Queue, form: dict[str, Any], tab: gr.Tab) -> None:
     sheet.select(pick, None, [one, other], show_progress="hidden")
     for chosen in (one, other):
         chosen.change(compare, [one, other], beside, show_progress="hidden")
-    again.click(recall, one, list(form.values()), show_progress="hidden")
-    dropped.change(recall_file, dropped, [said, *form.values()], show_progress="hidden")
+    again.click(recall, one, [said, *form.components()], show_progress="hidden")
+    dropped.change(recall_file, dropped, [said, *form.components()], show_progress="hidden")
     away.click(throw, [one, search], [sheet, one, other], show_progress="hidden")
 
 
-def settings_of(picture: Path) -> dict[str, Any]:
-    """The fields a picture file was painted with, as they were asked for.  A picture chooses no files: those are left out.
+def settings_of(picture: Path) -> tuple[dict[str, Any], list[str]]:
+    """The fields a picture file was painted with, as they were asked for, and the names of those that it may not choose: files, models.
 
     BowerbirdError when it is no picture, or says nothing of how it was painted.
     """
@@ -117,19 +129,61 @@ def settings_of(picture: Path) -> dict[str, Any]:
     if not found.fields:
         raise PictureFolderError(f"{picture.name!r} does not say how it was painted. {found.note}".rstrip())
     asked = found.fields.get("asked")
-    said = found.fields | (asked.model_dump() if asked else {})  # as typed: the same seed draws the same words again
-    return {name: value for name, value in said.items() if name not in ("image", "mask", "loras", "then")}
+    fields = {name: value for name, value in found.fields.items() if name not in _CHOOSES_NOT}
+    left_out = [name for name in _CHOOSES_NOT if found.fields.get(name) or (asked is not None and getattr(asked, name, None))]
+    return fields | {"asked": asked and asked.model_copy(update={"loras": []})}, left_out
 
 
-def _filled(form: dict[str, Any], fields: dict[str, Any]) -> list[Any]:
+def as_asked(fields: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+    """The fields with the words as they were typed, from which the same seed draws the same final words; and whether they were locked."""
+    request = read_request({name: value for name, value in fields.items() if name != "model" and value is not None})
+    if request.asked is None or is_locked(request):
+        return dict(fields), request.asked is not None
+    return {**fields, **request.asked.model_dump()}, False
+
+
+def told(left_out: Sequence[str], why: str = "") -> str:
+    return sentence("its settings are in Paint" + (f", without {', '.join(left_out)}{why}" if left_out else ""))
+
+
+def without(form: Form, fields: Mapping[str, Any]) -> list[str]:
+    """The settings that say something and for which the form has no place."""
+    asked, is_final = as_asked(fields)
+    usual = PaintRequest().model_dump()
+    placed = {*form.fields, "asked", *(("loras",) if is_final else ()), *(("image", "mask") if _source(fields) is not None else ())}
+    return [name for name, value in asked.items() if name not in placed and value not in (None, usual.get(name))]
+
+
+def filled(form: Form, fields: Mapping[str, Any], model: str | None = None) -> list[Any]:
     """The form with these fields; one that always has a value keeps its own where they name none."""
-    size = fields.get("size")
-    values = {**fields, "size": "x".join(map(str, size)) if size else ""}
-    texts = {name for name, each in form.items() if isinstance(each, gr.Textbox)}
-    read = {name: str(values[name]) if name in texts and values.get(name) is not None else values.get(name) for name in form}
-    sliders = {name for name, each in form.items() if isinstance(each, gr.Slider)}
-    keeps = {"model"} | {name for name in sliders if read[name] is None}
-    return [gr.update() if name in keeps else gr.update(value=read[name]) for name in form]
+    asked, is_final = as_asked(fields)
+    size = asked.get("size")
+    values = {**asked, "size": "x".join(map(str, size)) if size else "", "model": model}
+    updates = []
+    for name, each in form.fields.items():
+        value = values.get(name)
+        if value is None and (name == "model" or isinstance(each, gr.Slider | gr.Checkbox)):
+            updates.append(gr.skip())
+        else:
+            updates.append(gr.update(value=str(value) if isinstance(each, gr.Textbox) and value is not None else value))
+    words = [asked.get("prompt", ""), asked.get("negative", "")] if is_final else ["", ""]
+    drawn = {"loras": asked.get("loras")} if is_final else {}
+    return [*updates, *words, is_final, drawn, _source(asked), []]
+
+
+def _source(fields: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The picture that it began with, and its mask as if it had been brushed; None where there is none, or no longer."""
+    image, mask = fields.get("image"), fields.get("mask")
+    try:
+        if image is None:
+            return None
+        layers = []
+        if mask is not None:
+            covered = open_mask(Path(mask))
+            layers = [Image.merge("RGBA", [*[Image.new("L", covered.size, 255)] * 3, covered])]
+        return {"background": open_picture(Path(image)), "layers": layers, "composite": None}
+    except PictureFolderError:
+        return None
 
 
 def _title(job: Job) -> str:

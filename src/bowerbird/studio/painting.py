@@ -1,29 +1,32 @@
-"""The Paint tab: a prompt, a click, pictures; a preview on the way; what the model reads, always shown."""
+"""The Paint tab: a prompt, a click, pictures; a preview on the way; what the model reads, shown, edited, locked."""
 
 from __future__ import annotations
 
 import html
-import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import numpy as np
-from PIL import Image
 
 from bowerbird.errors import BowerbirdError
-from bowerbird.jobs import Catalogue, Job, Queue
-from bowerbird.jobs.asking import paint_request
+from bowerbird.jobs import Catalogue, Job, ModelEntry, Queue
+from bowerbird.jobs.asking import final_words, paint_request
 from bowerbird.picture_metadata import read_metadata
-from bowerbird.studio.form import FOLDED, MOST_AT_ONCE, SIDES, component, fields_of, labels_of
+from bowerbird.prompts import lock as locked
+from bowerbird.request import PaintRequest
+from bowerbird.studio.form import FOLDED, MOST_AT_ONCE, Form, component, fields_of, labels_of
+from bowerbird.studio.source import source_part
+from bowerbird.studio.words import notes_of, progress_of, sentence
 
 EXAMPLES = ("3D fluent emoji of a penguin", "noto emoji of a birthday cake", "flat fluent emoji of a police officer")
 PREVIEWS = 8
+TOLD = 20  # final prompts listed of a request that has many
+UNLOCKED = "() => ['', '', false]"  # in the browser: other words are asked anew
 
 
-def paint_tab(queue: Queue, catalogue: Catalogue) -> dict[str, Any]:
-    """Build the tab; returns its components by name, for the other tabs to fill in."""
+def paint_tab(queue: Queue, catalogue: Catalogue) -> Form:
+    """Build the tab; returns its components, for the other tabs to fill in."""
     names = [entry.name for entry in catalogue.entries()]
     default = catalogue.find(None) if names else None
     with gr.Row(elem_classes="ask"):
@@ -35,8 +38,7 @@ def paint_tab(queue: Queue, catalogue: Catalogue) -> dict[str, Any]:
             go = gr.Button("Paint", variant="primary", elem_id="paint")
             stop = gr.Button("Stop", elem_id="stop", size="sm")
     with gr.Row(elem_classes="examples"):
-        for words in EXAMPLES:
-            gr.Button(words, size="sm").click(lambda words=words: words, None, prompt, show_progress="hidden")
+        examples = [gr.Button(words, size="sm") for words in EXAMPLES]
     with gr.Row():
         model = gr.Dropdown(
             names, value=default.name if default else None, label="model", allow_custom_value=True, scale=2
@@ -44,48 +46,89 @@ def paint_tab(queue: Queue, catalogue: Catalogue) -> dict[str, Any]:
         count = gr.Slider(1, MOST_AT_ONCE, value=4, step=1, label="pictures", scale=1)
     said = gr.HTML(elem_id="said")
     shown = gr.HTML(elem_id="shown")
+    with gr.Accordion("Final prompt: what the model reads; edit it, lock it", open=False, elem_id="reads") as reads:
+        with gr.Row():
+            final = gr.Textbox(label="it reads", info="edited, it is locked: painted as it stands", scale=3, elem_id="final")
+            avoid = gr.Textbox(label="and avoids", info="made from negative words, styles and preset", scale=2, elem_id="avoid")
+        with gr.Row():
+            show = gr.Button("Show it before painting", size="sm", elem_id="show")
+            lock = gr.Checkbox(label="lock", info="later pictures read these words, until you write or choose others", elem_id="lock")
+        more = gr.HTML()
+    folded: dict[str, Any] = {}
     with gr.Accordion("More settings", open=False):
-        folded: dict[str, Any] = {}
         choices = {"label": default.labels if default else (), "then": upscalers(catalogue)}
         for row in (FOLDED[:2], FOLDED[2:6], FOLDED[6:9], FOLDED[9:12]):
             with gr.Row():
                 folded |= {name: component(name, choices.get(name, ())) for name in row}
-    with gr.Accordion("From a picture: vary it, paint a part anew, continue it", open=False):
-        gr.Markdown("Drop a picture. Brush over what is to be painted anew; without a brush stroke the whole picture is varied.")
-        picture = gr.ImageEditor(
-            type="pil", layers=False, height=360, label="picture", brush=gr.Brush(colors=["#ffffff"], default_size=24), transforms=()
-        )
-        folded["strength"] = component("strength")
-        with gr.Row():
-            sides = gr.CheckboxGroup(list(SIDES), label="continue it to the")
-            beyond = gr.Number(64, minimum=8, maximum=4096, precision=0, label="by so many pixels")
-    job_ids = gr.State([])
+    with gr.Accordion("From a picture: vary it, paint a part anew, continue it, put it into words", open=False, elem_id="from-picture"):
+        source = source_part(queue, catalogue, model, [prompt, final, avoid, lock])
+    job_ids, drawn = gr.State([]), gr.State({})
 
-    def paint(words: str, chosen: str, how_many: float, editor: Any, outward: list[str], pixels: float, *values: Any) -> Iterator[Any]:
+    def asked(values: dict[Any, Any], from_picture: dict[str, Any], lock_them: bool) -> tuple[ModelEntry, PaintRequest, list[str]]:
+        """What the form asks for, of which model, and notes; BowerbirdError when that cannot be."""
+        entry, before = catalogue.find(values[model]), values[drawn]
+        fields = fields_of({name: values[each] for name, each in folded.items()}) | from_picture
+        fields |= {"count": int(values[count]), "then": [catalogue.find(name).where for name in fields.get("then", ())]}
+        if lock_them:
+            own = {name: value for name, value in fields.items() if name not in ("styles", "expand")}  # their words are in it
+            own |= {"negative": values[avoid], "loras": before.get("loras")}
+            request, notes = paint_request(entry, values[final], own)
+            return entry, locked(request), notes
+        if before.get("seed") is not None:
+            fields.setdefault("seed", before["seed"])  # so that what was shown is what is painted
+        return entry, *paint_request(entry, values[prompt] or "", fields)
+
+    def foresee(values: dict[Any, Any]) -> Any:
+        """The final words as they would be painted now; locked ones stay."""
+        if values[lock] and values[final]:
+            return (gr.skip(),) * 5
         try:
-            fields = fields_of(dict(zip(folded, values, strict=True)))
-            fields["then"] = [catalogue.find(name).where for name in fields.get("then", ())]
-            fields |= _from_picture(queue, editor, outward, int(pixels or 0))
-            if "image" not in fields:
-                fields.pop("strength", None)
-            request, notes = paint_request(catalogue.find(chosen), words or "", {**fields, "count": int(how_many)})
+            entry, request, notes = asked(values, {}, False)
+            finals = final_words(entry, request)
+        except BowerbirdError as error:
+            return sentence(str(error), "bad"), *(gr.skip(),) * 4
+        return notes_of(notes), finals[0].prompt, finals[0].negative, others(finals), drawn_for(finals)
+
+    def paint(values: dict[Any, Any]) -> Iterator[Any]:
+        lock_it, kept = bool(values[lock]), (gr.skip(),) * 4
+        try:
+            entry, request, notes = asked(values, source.fields(queue, values), lock_it)
+            if not lock_it and request.expand != "llm":  # the worker asks a language model; one question is enough
+                finals = final_words(entry, request)
+                kept = (finals[0].prompt, finals[0].negative, others(finals), {**drawn_for(finals), "seed": None})
             (job,) = queue.submit("paint", [request], origin="studio", previews=PREVIEWS)
         except BowerbirdError as error:
-            yield _sentence(str(error), "bad"), gr.update(), []
+            yield sentence(str(error), "bad"), gr.update(), [], gr.skip(), gr.skip(), gr.skip(), gr.skip()
             return
         for now in queue.follow(job.id):
-            yield _notes(notes) + _progress(now), _results(now) if now.is_over else _preview(now), [now.id]
+            yield notes_of(notes) + progress_of(now), _results(now) if now.is_over else _preview(now), [now.id], *kept
+            kept = (gr.skip(),) * 4
+        if now.state == "done" and not lock_it:
+            read = PaintRequest.model_validate(now.result["settings"])
+            yield gr.skip(), gr.skip(), gr.skip(), read.prompt, read.negative, gr.skip(), {"loras": read.loras}
 
     def cancel(ids: list[str]) -> None:
         for job_id in ids:
             queue.cancel(job_id)
 
-    inputs = [prompt, model, count, picture, sides, beyond, *folded.values()]
+    everything = {prompt, model, count, final, avoid, lock, drawn, *folded.values(), *source.components()}
+    quietly: dict[str, Any] = {"show_progress": "hidden"}
     for event in (go.click, prompt.submit):
-        event(paint, inputs, [said, shown, job_ids], show_progress="hidden", concurrency_limit=None)
-    stop.click(cancel, job_ids, None, show_progress="hidden", concurrency_limit=None)
-    model.change(lambda name: labels_of(catalogue.find(name)), model, folded["label"], show_progress="hidden")
-    return {"prompt": prompt, "model": model, "count": count, **folded}
+        event(paint, everything, [said, shown, job_ids, final, avoid, more, drawn], **quietly, concurrency_limit=None)
+    stop.click(cancel, job_ids, None, **quietly, concurrency_limit=None)
+    for event in (show.click, reads.expand, lock.input):
+        event(foresee, everything, [said, final, avoid, more, drawn], **quietly, concurrency_limit=None)
+    for each in (prompt, *(folded[name] for name in ("negative", "styles", "preset", "expand"))):
+        each.input(None, None, [final, avoid, lock], js=UNLOCKED, **quietly)
+        each.input(dict, None, drawn, **quietly, queue=False)
+    for each in (final, avoid):
+        each.input(None, None, lock, js="() => true", **quietly)
+    for button, words in zip(examples, EXAMPLES, strict=True):
+        button.click(lambda words=words: (words, "", "", False, {}), None, [prompt, final, avoid, lock, drawn], **quietly)
+    model.change(lambda name: labels_of(catalogue.find(name)), model, folded["label"], **quietly)
+    fields = {"prompt": prompt, "model": model, "count": count, **folded}
+    fields |= {"strength": source.strength, "mask_tolerance": source.tolerance, "detail": source.detail}
+    return Form(fields, final, avoid, lock, drawn, source.picture, source.points)
 
 
 def upscalers(catalogue: Catalogue) -> list[str]:
@@ -93,53 +136,16 @@ def upscalers(catalogue: Catalogue) -> list[str]:
     return [entry.name for entry in catalogue.entries() if entry.kind == "upscaler"]
 
 
-def _from_picture(queue: Queue, editor: Any, outward: list[str], pixels: int) -> dict[str, Any]:
-    """image, mask and outpaint of a request, from what was dropped and brushed."""
-    background = (editor or {}).get("background")
-    if background is None:
-        return {}
-    fields: dict[str, Any] = {"image": queue.keep_input(_png(background.convert("RGB")), ".png")}
-    strokes = [np.asarray(layer.convert("RGBA"))[..., 3] for layer in editor.get("layers") or ()]
-    brushed = np.max(strokes, axis=0) if strokes else np.zeros(1)
-    if brushed.any():
-        fields["mask"] = queue.keep_input(_png(Image.fromarray(np.where(brushed > 0, 255, 0).astype(np.uint8))), ".png")
-    if outward:
-        fields["outpaint"] = dict.fromkeys(outward, pixels)
-    return fields
+def drawn_for(finals: Sequence[PaintRequest]) -> dict[str, Any]:
+    """What final words hang on beside the words: the seed they were drawn by, and LoRAs that stood among them."""
+    return {"seed": finals[0].seed, "loras": finals[0].loras}
 
 
-def _png(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def _sentence(words: str, kind: str = "") -> str:
-    return f'<p class="sentence {kind}" role="status">{html.escape(words)}</p>'
-
-
-def _notes(notes: Iterable[str]) -> str:
-    return "".join(_sentence(words, "note") for words in notes)
-
-
-def _progress(job: Job) -> str:
-    notes = _notes(job.notes)
-    if job.error is not None:
-        return _sentence(job.error.message, "bad") + notes
-    if job.state == "cancelled":
-        return _sentence("stopped") + notes
-    if job.state == "queued":
-        return _sentence("waiting for its turn")
-    if job.is_over:
-        return notes
-    progress = job.progress
-    if progress is None or not progress.total:
-        return _sentence("opening the model")
-    left = f", about {progress.seconds_left:.0f} s left" if progress.seconds_left else ""
-    share = 100 * progress.done / progress.total
-    return f'<div class="bar" role="progressbar" aria-valuenow="{share:.0f}"><i style="width:{share:.1f}%"></i></div>' + _sentence(
-        f"{progress.phase}{left}"
-    )
+def others(finals: Sequence[PaintRequest]) -> str:
+    """The final prompts after the first: of arrays, or of pictures that draw words of their own."""
+    rows = "".join(f"<li>{html.escape(one.prompt)}</li>" for one in finals[1 : TOLD + 1])
+    left = f"<li>and {len(finals) - TOLD - 1:,} more</li>" if len(finals) > TOLD + 1 else ""
+    return f'<p class="sentence">the other pictures read, unless these words are locked for all:</p><ul>{rows}{left}</ul>' if rows else ""
 
 
 def _preview(job: Job) -> Any:

@@ -37,14 +37,15 @@ def run_studio(
 
     if open_browser:
         threading.Timer(0.5, webbrowser.open, [f"http://127.0.0.1:{port}{PLACE}"]).start()
-    serve(queue, catalogue, "127.0.0.1", port, None, devices, precision, wrap=lambda app, serving: WithStudio(app, serving))
+    options = [f"--precision={precision}", "--offline", *([f"--device={devices[0]}"] if devices[0] else [])]  # as the workers have it
+    serve(queue, catalogue, "127.0.0.1", port, None, devices, precision, wrap=lambda app, serving: WithStudio(app, serving, options))
 
 
 class WithStudio:
     """The server's application; PLACE and what Gradio needs go to the Studio, once it has loaded."""
 
-    def __init__(self, app: FastAPI, serving: Serving) -> None:
-        self.app, self.serving = app, serving
+    def __init__(self, app: FastAPI, serving: Serving, options: Sequence[str] = ()) -> None:
+        self.app, self.serving, self._options = app, serving, options
         self.studio: ASGIApp | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -79,7 +80,7 @@ class WithStudio:
         from bowerbird.studio.app import create_studio, look
 
         _add_files(self.app, self.serving)
-        page = create_studio(self.serving.queue, self.serving.catalogue)
+        page = create_studio(self.serving.queue, self.serving.catalogue, self._options)
         return gr.mount_gradio_app(
             FastAPI(), page, path="/", root_path=PLACE, show_error=False, enable_monitoring=False, footer_links=[], ssr_mode=False, **look()
         )

@@ -6,9 +6,12 @@ import html
 import io
 import subprocess
 import sys
+import tempfile
+import time
 import zipfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import gradio as gr
 
@@ -16,15 +19,18 @@ from bowerbird.errors import BowerbirdError, PictureFolderError, RequestError
 from bowerbird.jobs import EvaluateRequest, Job, Queue, TrainRequest
 from bowerbird.jobs.requests import read_job_request
 from bowerbird.recipe import built_in_recipes, recipe_text
+from bowerbird.studio.words import sentence
 
 JUDGED = 200  # pictures painted to judge a run; the command line takes any number
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz")
+MAX_FORECAST_SECONDS, LOOK_SECONDS = 600.0, 0.5
 MAX_DROPPED_BYTES = 256 * 2**20  # as much as the server takes
 SHOWN_FILES = ("grid", "curves.png", "progress.gif", "report.html")  # of a run, by the names under which its route has them
 
 
-def train_tab(queue: Queue) -> gr.Timer:
-    """Build the tab; returns the timer that keeps the run fresh while it is open."""
+def train_tab(queue: Queue, options: Sequence[str]) -> gr.Timer:
+    """Build the tab; returns the timer that keeps the run fresh while it is open.  options: of the command line, for forecasts."""
+    trial = Trial(options)
     with gr.Row():
         folder = gr.Textbox(label="pictures", info=TrainRequest.model_fields["pictures"].description, scale=4, elem_id="folder")
         look = gr.Button("Look through", scale=1)
@@ -36,7 +42,9 @@ def train_tab(queue: Queue) -> gr.Timer:
     with gr.Row():
         recipe = gr.Dropdown(built_in_recipes(), value="latent-64", label="recipe", scale=2)
         hours = gr.Number(0.2, minimum=0.01, label="hours", info=TrainRequest.model_fields["hours"].description, scale=1)
-        ahead = gr.Button("Forecast", scale=1, elem_id="forecast")
+        with gr.Column(scale=1, min_width=120):
+            ahead = gr.Button("Forecast", elem_id="forecast")
+            leave = gr.Button("Leave it", size="sm", visible=False, elem_id="leave")
         go = gr.Button("Train", variant="primary", scale=1, elem_id="train")
     about = gr.HTML(_about("latent-64"))
     state = gr.HTML()
@@ -53,7 +61,7 @@ def train_tab(queue: Queue) -> gr.Timer:
         try:
             return f'<pre class="told">{html.escape(look_through(Path(where), 64).to_text())}</pre>'
         except BowerbirdError as error:
-            return f'<p class="sentence bad">{html.escape(str(error))}</p>'
+            return sentence(str(error), "bad")
 
     def take(files: list[str] | None) -> tuple[Any, str]:
         if not files:
@@ -61,23 +69,25 @@ def train_tab(queue: Queue) -> gr.Timer:
         try:
             kept = str(keep_dropped(queue, [Path(file) for file in files]))
         except BowerbirdError as error:
-            return gr.update(), f'<p class="sentence bad">{html.escape(str(error))}</p>'
+            return gr.update(), sentence(str(error), "bad")
         return kept, inspect(kept)
 
-    def foretell(where: str, which: str, how_long: float) -> str:
+    def foretell(where: str, which: str, how_long: float) -> Iterator[Any]:
         try:
-            asked = read_job_request(TrainRequest, {"pictures": where, "recipe": which, "hours": how_long})
-            return f'<p class="sentence">{html.escape(forecast_of(asked))}</p>'
+            for words in trial.forecast(read_job_request(TrainRequest, {"pictures": where, "recipe": which, "hours": how_long})):
+                yield sentence(words), gr.update(visible=True)
         except BowerbirdError as error:
-            return f'<p class="sentence bad">{html.escape(str(error))}</p>'
+            yield sentence(str(error), "bad"), gr.update(visible=False)
+        else:
+            yield gr.skip(), gr.update(visible=False)
 
     def start(where: str, which: str, how_long: float) -> Any:
         try:
             asked = read_job_request(TrainRequest, {"pictures": where, "recipe": which, "hours": how_long})
             (job,) = queue.submit("train", [asked], origin="studio")
         except BowerbirdError as error:
-            return f'<p class="sentence bad">{html.escape(str(error))}</p>', gr.update()
-        return '<p class="sentence">accepted; it goes on when this page is closed</p>', gr.update(choices=_names(queue), value=job.id)
+            return sentence(str(error), "bad"), gr.update()
+        return sentence("accepted; it goes on when this page is closed"), gr.update(choices=_names(queue), value=job.id)
 
     def show(job_id: str | None) -> tuple[Any, str, str]:
         names = _names(queue)
@@ -107,13 +117,14 @@ def train_tab(queue: Queue) -> gr.Timer:
             asked = {"generated": str(job.request.get("out")), "against": str(job.request.get("pictures")), "count": JUDGED}
             queue.submit("evaluate", [read_job_request(EvaluateRequest, asked)], origin="studio")
         except BowerbirdError as error:
-            return f'<p class="sentence bad">{html.escape(str(error))}</p>'
+            return sentence(str(error), "bad")
         return _judgement(queue, job)
 
     drop.change(take, drop, [folder, found])
     look.click(inspect, folder, found)
     recipe.change(_about, recipe, about, show_progress="hidden")
-    ahead.click(foretell, [folder, recipe, hours], state)
+    ahead.click(foretell, [folder, recipe, hours], [state, leave], show_progress="hidden", concurrency_limit=None)
+    leave.click(trial.stop, None, None, show_progress="hidden", concurrency_limit=None)
     go.click(start, [folder, recipe, hours], [state, run], show_progress="hidden")
     stop.click(cancel, run, None, show_progress="hidden")
     go_on.click(resume, run, run, show_progress="hidden")
@@ -122,16 +133,52 @@ def train_tab(queue: Queue) -> gr.Timer:
     return timer
 
 
-def forecast_of(asked: TrainRequest) -> str:
-    """What `bowerbird train --forecast` says of this run, by a short run of its own process; RequestError in its words."""
-    command = [sys.executable, "-m", "bowerbird", "train", "--forecast", f"--recipe={asked.recipe}"]
-    length = [f"--hours={asked.hours}"] if asked.hours is not None else []
-    told = subprocess.run(
-        [*command, *length, "--", str(asked.pictures)], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-    )
-    if told.returncode:
-        raise RequestError((told.stderr.strip().splitlines() or ["the forecast ended without a word."])[-1])
-    return told.stdout.strip()
+class Trial:
+    """`bowerbird train --forecast` in a process of its own, one at a time.  options: of every command, such as --device."""
+
+    def __init__(self, options: Sequence[str] = (), max_seconds: float = MAX_FORECAST_SECONDS) -> None:
+        self._options, self._max_seconds = options, max_seconds
+        self._running: subprocess.Popen[str] | None = None
+
+    def forecast(self, asked: TrainRequest) -> Iterator[str]:
+        """How long it has been measuring, then what it says.  RequestError in its words, or when it takes too long or is stopped."""
+        self.stop()
+        length = [f"--hours={asked.hours}"] if asked.hours is not None else []
+        command = [sys.executable, "-m", "bowerbird", *self._options, "train", "--forecast", f"--recipe={asked.recipe}", *length]
+        began = time.monotonic()
+        with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as errors:
+            running = subprocess.Popen(
+                [*command, "--", str(asked.pictures)], stdin=subprocess.DEVNULL, stdout=said, stderr=errors, text=True
+            )
+            self._running = running
+            try:
+                while running.poll() is None:
+                    passed = time.monotonic() - began
+                    if passed > self._max_seconds:
+                        raise RequestError(
+                            f"the forecast took longer than {self._max_seconds:.0f} s and was left. Train, or ask again later."
+                        )
+                    yield f"measuring, {passed:.0f} s"
+                    time.sleep(LOOK_SECONDS)
+            finally:
+                running.kill()  # nothing, when it has ended; also when nobody listens any more
+                running.wait()
+            told, complaint = (_text(file) for file in (said, errors))
+        if running.returncode < 0:
+            raise RequestError("the forecast was stopped.")
+        if running.returncode:
+            raise RequestError(complaint.splitlines()[-1] if complaint else "the forecast ended without a word.")
+        yield told
+
+    def stop(self) -> None:
+        """End the one that runs, if one does."""
+        if self._running is not None:
+            self._running.kill()
+
+
+def _text(file: IO[str]) -> str:
+    file.seek(0)
+    return file.read().strip()
 
 
 def keep_dropped(queue: Queue, files: list[Path]) -> Path:

@@ -43,6 +43,8 @@ def queue_tab(queue: Queue) -> gr.Timer:
 
 
 def _words(job: Job) -> str:
+    if job.kind == "describe":
+        return "a picture"
     return str(job.request.get("prompt") or job.request.get("pictures") or job.request.get("generated") or job.request.get("model") or "")
 
 
