@@ -12,7 +12,7 @@ from torch import Tensor
 from bowerbird.jobs.job import JobProgress
 from bowerbird.jobs.loaded import LoadedModels
 from bowerbird.jobs.queue import Queue
-from bowerbird.jobs.requests import EvaluateRequest, TrainRequest, TuneRequest
+from bowerbird.jobs.requests import DescribeRequest, EvaluateRequest, TrainRequest, TuneRequest
 from bowerbird.jobs.worker import Worker
 from bowerbird.locate import locate
 from bowerbird.painter import OwnPainter, Source
@@ -23,6 +23,8 @@ from bowerbird.run_folder import read_run_state
 from tests.conftest import tiny_recipe
 from tests.jobs.conftest import work
 from tests.training.runs import run_here
+
+BIRDS = Path(__file__).parents[2] / "examples" / "birds"
 
 
 def paint(model: Path, **fields: object) -> PaintRequest:
@@ -173,3 +175,21 @@ def test_models_leave_when_memory_asks(model_folder: Path, tmp_path: Path, monke
     assert models.get(str(names[0])) is a
     monkeypatch.setattr(hardware, "available_memory_bytes", lambda device: 10**12)
     assert models.get(str(names[1])) is not b
+
+
+def test_a_picture_is_put_into_the_words_of_captioned_ones(queue: Queue, tmp_path: Path) -> None:
+    """As `bowerbird describe` does, nearest first; the words are the job's result."""
+    folder = tmp_path / "captioned"
+    folder.mkdir()
+    for number, path in enumerate(sorted(BIRDS.glob("*.webp"))[:3]):
+        Image.open(path).convert("RGB").save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(f"bird number {number}")
+    pictures = [folder / "2.png", folder / "0.png"]
+    (job,) = queue.submit("describe", [DescribeRequest(pictures=pictures, like=folder, count=2)])
+    work(queue)
+    captions = queue.get(job.id).result["captions"]
+    assert [each[0]["text"] for each in captions] == ["bird number 2", "bird number 0"] and all(len(each) == 2 for each in captions)
+    (job,) = queue.submit("describe", [DescribeRequest(pictures=pictures, captioner="nobody/nowhere")])
+    work(queue)
+    error = queue.get(job.id).error
+    assert error is not None and error.kind != "InternalError" and "nobody/nowhere" in error.message

@@ -107,7 +107,7 @@ class Text:
         if unreadable:
             yield f"cannot read {_quoted(unreadable)}, and paints as if it were not there"
         if unseen:
-            yield f"no caption it learnt from had {_quoted(unseen)}; it goes by words that mean something near"
+            yield f"learnt from no caption with {_quoted(unseen)}, and goes by words that mean something near"
         if len(tokens(request.prompt)) == LONGEST:
             yield f"reads the first {LONGEST} pieces of words, as far as {words[-1][0]!r}"
 

@@ -22,7 +22,7 @@ from bowerbird.studio.words import notes_of, progress_of, sentence
 EXAMPLES = ("3D fluent emoji of a penguin", "noto emoji of a birthday cake", "flat fluent emoji of a police officer")
 PREVIEWS = 8
 TOLD = 20  # final prompts listed of a request that has many
-UNLOCKED = "() => ['', '', false]"  # in the browser: other words are asked anew
+UNLOCKED = "() => ['', '', false, '']"  # in the browser: other words are asked anew
 
 
 def paint_tab(queue: Queue, catalogue: Catalogue) -> Form:
@@ -90,7 +90,7 @@ def paint_tab(queue: Queue, catalogue: Catalogue) -> Form:
         return notes_of(notes), finals[0].prompt, finals[0].negative, others(finals), drawn_for(finals)
 
     def paint(values: dict[Any, Any]) -> Iterator[Any]:
-        lock_it, kept = bool(values[lock]), (gr.skip(),) * 4
+        lock_it, kept = bool(values[lock]), (gr.skip(), gr.skip(), "", gr.skip())
         try:
             entry, request, notes = asked(values, source.fields(queue, values), lock_it)
             if not lock_it and request.expand != "llm":  # the worker asks a language model; one question is enough
@@ -119,12 +119,12 @@ def paint_tab(queue: Queue, catalogue: Catalogue) -> Form:
     for event in (show.click, reads.expand, lock.input):
         event(foresee, everything, [said, final, avoid, more, drawn], **quietly, concurrency_limit=None)
     for each in (prompt, *(folded[name] for name in ("negative", "styles", "preset", "expand"))):
-        each.input(None, None, [final, avoid, lock], js=UNLOCKED, **quietly)
+        each.input(None, None, [final, avoid, lock, more], js=UNLOCKED, **quietly)
         each.input(dict, None, drawn, **quietly, queue=False)
     for each in (final, avoid):
         each.input(None, None, lock, js="() => true", **quietly)
     for button, words in zip(examples, EXAMPLES, strict=True):
-        button.click(lambda words=words: (words, "", "", False, {}), None, [prompt, final, avoid, lock, drawn], **quietly)
+        button.click(lambda words=words: (words, "", "", False, "", {}), None, [prompt, final, avoid, lock, more, drawn], **quietly)
     model.change(lambda name: labels_of(catalogue.find(name)), model, folded["label"], **quietly)
     fields = {"prompt": prompt, "model": model, "count": count, **folded}
     fields |= {"strength": source.strength, "mask_tolerance": source.tolerance, "detail": source.detail}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, ImageOps
 
 from bowerbird.canvas import region_at
 from bowerbird.errors import BowerbirdError
@@ -21,7 +21,7 @@ from bowerbird.studio.form import SIDES, component
 from bowerbird.studio.words import progress_of, sentence
 
 TINT = (225, 60, 60)  # of what is painted anew
-SHOWN_PX = 1024  # the longer side of the picture that is clicked at; clicks count in pixels of the picture itself
+SHOWN_PX = 768  # the longer side of the picture that is clicked at; clicks count in pixels of the picture itself
 _HERE = Path("picture")
 
 
@@ -150,13 +150,12 @@ def covered(editor: Any, points: Sequence[Sequence[int]], tolerance: int) -> tup
 def tinted(picture: Image.Image, mask: Image.Image) -> Image.Image:
     """The picture as it is shown to be clicked at, with a colour over what the mask covers."""
     over = Image.composite(Image.blend(picture, Image.new("RGB", picture.size, TINT), 0.6), picture, mask)
-    over.thumbnail((SHOWN_PX, SHOWN_PX))
-    return over
+    return ImageOps.contain(over, (SHOWN_PX, SHOWN_PX))
 
 
 def in_the_picture(size: tuple[int, int], shown_at: Sequence[int]) -> list[int]:
     """The pixel of a picture of that size, from a point of it as `tinted` shows it."""
-    scale = max(1.0, max(size) / SHOWN_PX)
+    scale = max(size) / SHOWN_PX
     return [min(side - 1, int((at + 0.5) * scale)) for side, at in zip(size, shown_at, strict=True)]
 
 
