@@ -13,6 +13,7 @@ from bowerbird.diffusion.samplers import SAMPLERS
 from bowerbird.diffusion.schedule import karras_grid
 from bowerbird.errors import RequestError
 from bowerbird.generate import open_chain, open_model
+from bowerbird.locate import Opening
 from bowerbird.painter import OwnPainter, PictureNoise, Source
 from bowerbird.picture_files import save_picture
 from bowerbird.picture_metadata import read_metadata
@@ -20,6 +21,8 @@ from bowerbird.progress import Cancelled, Progress
 from bowerbird.request import PaintRequest
 from tests.conftest import tiny_recipe
 from tests.test_model_folder import stirred
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +82,7 @@ def test_together_is_one_walk(painter: OwnPainter, monkeypatch: pytest.MonkeyPat
 
 def test_a_model_that_is_opened_with_what_follows_it_walks_together_too(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the server, `--prompts` and `evaluate` open it: one walk, and each picture as large as its request asked."""
-    chain = open_chain(model_folder, torch.device("cpu"))
+    chain = open_chain(model_folder, CPU)
     assert isinstance(chain, BatchChain) and isinstance(chain.first, OwnPainter)
     calls = counted_calls(chain.first, monkeypatch)
     list(chain.paint(ask(label="cat")))
@@ -91,6 +94,14 @@ def test_a_model_that_is_opened_with_what_follows_it_walks_together_too(model_fo
         (picture,), (alone,) = together[number], chain.paint(request)
         assert picture.settings == alone.settings and picture.picture.size == alone.picture.size
         assert abs(pixels(picture.picture) - pixels(alone.picture)).mean() <= 1
+
+
+def test_bf16_paints_the_same_picture(model_folder: Path) -> None:
+    """To within rounding, and only where it is asked for: by default a picture is the same from processor to processor."""
+    plain, rounded = (open_model(model_folder, CPU, Opening(dtype=dtype)) for dtype in (None, torch.bfloat16))
+    (one,), (other,) = (painter.paint(ask(seed=4, label="cat")) for painter in (plain, rounded))
+    difference = abs(pixels(one.picture) - pixels(other.picture))
+    assert 0 < difference.mean() <= 2
 
 
 def test_exact_promises_the_bytes(painter: OwnPainter, tmp_path: Path) -> None:

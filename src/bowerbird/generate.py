@@ -80,7 +80,9 @@ def open_place(place: Place, device: torch.device, opening: Opening | None = Non
         denoiser, space, classes = open_ddpm_folder(place.path, autoencoder, on_progress)
         sampling, about = SamplingDefaults(sampler="dpm++2m", steps=20), About(licence="See its source.")
         model = Model(denoiser, space or LatentSpace(Rgb()), classes, sampling=sampling, about=about)
-    return (OwnPainter if model.upscaler is None else Enlarger)(place.where, model.to(device))
+    if model.upscaler is not None:
+        return Enlarger(place.where, model.to(device))
+    return OwnPainter(place.where, model.to(device), "bf16" if opening.dtype == torch.bfloat16 else "fp32")
 
 
 def open_autoencoder(where: str | Path, device: torch.device, opening: Opening | None = None) -> Autoencoder:

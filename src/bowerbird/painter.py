@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from bowerbird import hardware
 from bowerbird.canvas import Size, close_up, region_to_repaint, squared
 from bowerbird.diffusion.guidance import Clip, clip_x0, guide, keep
 from bowerbird.diffusion.samplers import SAMPLERS, Sampler, ddim_with_clip, ddpm_fixed_large
@@ -61,14 +62,18 @@ class BatchPainter(Painter, Protocol):
 
 
 class OwnPainter:
-    """Paints from a `Model`: one trained here, or somebody else's DDPM."""
+    """Paints from a `Model`: one trained here, or somebody else's DDPM.
 
-    def __init__(self, name: str, model: Model) -> None:
+    precision: 'fp32' or 'bf16', of the arithmetic of its networks; the sampler's state is float32 in either.
+    """
+
+    def __init__(self, name: str, model: Model, precision: str = "fp32") -> None:
         assert model.sampling is not None and model.denoiser is not None, "what paints says how"
         self.name = name
         self.model = model
         self.denoiser = model.denoiser
         self.sampling = model.sampling
+        self.precision = precision
         vocabularies = (getattr(condition, "vocabulary", None) for condition in model.conditions.values())
         self.vocabulary: Vocabulary | None = next(filter(None, vocabularies), None)  # for the prompt's expander
 
@@ -196,7 +201,8 @@ class OwnPainter:
             denoise = clip_x0(denoise, clip)
         if source.anew is not None:
             denoise = keep(denoise, source.latents, source.anew)
-        return sampler(denoise, x, sigmas, noise, on_step)
+        with hardware.autocast(device, self.precision):
+            return sampler(denoise, x, sigmas, noise, on_step)
 
     def sampler(self, request: PaintRequest) -> tuple[Sampler, Clip | None]:
         """How to step, and how the denoiser's estimates are clipped: a model trained elsewhere as its own scheduler does."""
@@ -240,7 +246,8 @@ class OwnPainter:
 
     def picture(self, x0: Tensor) -> Image.Image:
         """What x0 (C, h, w) looks like.  Decoded one at a time: latents are small, pictures are not."""
-        return to_picture(self.model.space.decode(x0[None])[0])
+        with hardware.autocast(x0.device, self.precision):
+            return to_picture(self.model.space.decode(x0[None])[0].float())
 
     def sigmas(self, request: PaintRequest) -> Tensor:
         """The noise levels to walk down: a DDPM's own timesteps for its own samplers, Karras' grid for the others."""

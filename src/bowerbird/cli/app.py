@@ -41,7 +41,7 @@ def _everywhere(
     context: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON document on standard output")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the best there is by default")] = None,
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16; auto paints with models trained here in fp32")] = "auto",
     offline: Annotated[bool, typer.Option("--offline", help="never download anything")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="answer yes to every question")] = False,
     threads: Annotated[
