@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -23,7 +24,7 @@ from bowerbird.training.run import Run
 from tests.conftest import tiny_recipe
 from tests.training.runs import CPU, assert_same_run, new_setup, run_here
 
-PACE = Pace(update=0.5, snapshot=7.0, save=2.0, log=0.001)
+PACE = Pace(update=0.5, snapshot=7.0, look=0.1, save=2.0, log=0.001)
 
 
 @pytest.fixture(autouse=True)
@@ -44,12 +45,13 @@ def run(picture_folder: Path, tmp_path: Path) -> Run:
 
 @pytest.mark.parametrize("seconds", [60, 1000, 3600 * 24])
 @pytest.mark.parametrize("recipe", [tiny_recipe(), read_recipe("pixel-64")], ids=["tiny", "pixel-64"])
-def test_time_to_pictures_and_back(recipe: Recipe, seconds: int) -> None:
+def test_time_to_pictures_and_back(recipe: Recipe, seconds: int, picture_folder: Path) -> None:
     """The pictures bought fit into the time, and a little more time is not enough for much more: snapshots come in lumps."""
-    pictures = PACE.pictures(seconds, recipe, epoch=1000)
+    whole = replace(open_pictures(picture_folder, 16, "crop", 0.1, 0), train=np.arange(1000), held=np.arange(300))
+    pictures = PACE.pictures(seconds, recipe, whole, 8)
     assert pictures % recipe.train.batch == 0
-    assert PACE.seconds(of_length(recipe, pictures), 1000) <= seconds
-    assert PACE.seconds(of_length(recipe, pictures + 2 * recipe.train.batch), 1000) > seconds - 2 * PACE.snapshot
+    assert PACE.seconds(of_length(recipe, pictures), whole, 8) <= seconds
+    assert PACE.seconds(of_length(recipe, pictures + 2 * recipe.train.batch), whole, 8) > seconds - 2 * (PACE.snapshot + 300 * PACE.look)
 
 
 def test_a_forecast_changes_nothing(picture_folder: Path, tmp_path: Path) -> None:

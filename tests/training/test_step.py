@@ -22,6 +22,7 @@ from bowerbird.training.optimizer import Ema, decay_start, ema_exponent, learnin
 from bowerbird.training.record import Record
 from bowerbird.training.report import verdict
 from bowerbird.training.snapshot import snapshot_every
+from bowerbird.training.validation import looked_at
 from tests.conftest import tiny_recipe
 from tests.training.runs import CPU, assert_same_run, final_tensors, run_here
 
@@ -209,6 +210,16 @@ def test_grids_take_their_share_of_the_work() -> None:
     for epoch in (1, 20, 50, 106):
         every = snapshot_every(recipe, epoch)
         assert every % epoch == 0 and 320 / (3 * every) <= 0.1 < 320 / (3 * (every - epoch))
+
+
+def test_looks_take_their_share_of_the_work() -> None:
+    """The two looks that every run takes, at eight levels, are a tenth of its passes at most; a long run looks at all that tell more."""
+    held = np.arange(1000)
+    for pictures in (2_000, 5_000, 10_000):
+        shown = looked_at(held, tiny_recipe(train={"pictures": pictures}), 8)
+        assert 0.09 < 2 * 8 * len(shown) / (3 * pictures) <= 0.1 and len(set(shown.tolist())) == len(shown)
+    assert len(looked_at(held, tiny_recipe(train={"pictures": 10**6}), 8)) == 256
+    assert len(looked_at(held, tiny_recipe(train={"pictures": 10}), 8)) == 32 and len(looked_at(held[:5], tiny_recipe(), 8)) == 5
 
 
 def test_a_run_that_is_no_better_than_its_start_says_so() -> None:

@@ -27,7 +27,7 @@ from bowerbird.training.memory import no_trace, require_memory
 from bowerbird.training.report import write_tensorboard
 from bowerbird.training.run import Run
 from bowerbird.training.snapshot import snapshot_every, take_snapshot
-from bowerbird.training.validation import MOST, validate
+from bowerbird.training.validation import MOST, looked_at, validate
 
 CALIBRATION_SECONDS = 3.0  # of updates at least, or this share of the hours, if that is more
 CALIBRATION_SHARE = 0.02
@@ -52,25 +52,28 @@ class Pace:
     """Seconds that each part of a run takes on this machine."""
 
     update: float
-    snapshot: float
+    snapshot: float  # but for the look at held-out pictures
+    look: float  # for each of them
     save: float
     log: float  # the TensorBoard log at the end, for each update
 
-    def seconds(self, recipe: Recipe, epoch: int) -> float:
-        """From the first update to the end, for a training set of `epoch` pictures."""
+    def seconds(self, recipe: Recipe, whole: Pictures, terms: int) -> float:
+        """From the first update to the end; `terms`: losses of a held-out picture."""
         train = recipe.train
         updates = math.ceil(train.pictures / train.batch)
-        snapshots = 1 + bool(recipe.begins_as) + (updates - 1) * train.batch // snapshot_every(recipe, epoch)
-        training = updates * (self.update + self.log) + snapshots * self.snapshot
+        snapshots = 1 + bool(recipe.begins_as) + (updates - 1) * train.batch // snapshot_every(recipe, len(whole.train))
+        look = self.look * len(looked_at(whole.held, recipe, terms))
+        training = updates * (self.update + self.log) + snapshots * (self.snapshot + look)
         saves = 3 + max(train.pictures / train.save_every, training / SAVE_SECONDS)
         return training + saves * self.save
 
-    def pictures(self, seconds: float, recipe: Recipe, epoch: int) -> int:
+    def pictures(self, seconds: float, recipe: Recipe, whole: Pictures, terms: int) -> int:
         """How many pictures, in whole batches and at least one of them, can be seen in that time."""
         low, high = 1, 2 + int(seconds / self.update)
         while high - low > 1:  # the most updates that are not too long lie in low..high-1
             middle = (low + high) // 2
-            low, high = (middle, high) if self.seconds(of_length(recipe, middle * recipe.train.batch), epoch) <= seconds else (low, middle)
+            enough = self.seconds(of_length(recipe, middle * recipe.train.batch), whole, terms) <= seconds
+            low, high = (middle, high) if enough else (low, middle)
         return low * recipe.train.batch
 
 
@@ -111,10 +114,10 @@ def forecast(run: Run, update: Callable[[], float], budget: Budget, whole: Pictu
     """
     require_memory(run)
     flops = flops_per_picture(run)
-    pace, recipe, epoch = calibrate(run, update, budget, whole), run.recipe, len(whole.train)
+    pace, recipe, terms = calibrate(run, update, budget), run.recipe, run.objective.held_out_terms
     preparation = run.world.broadcast(run.objective.preparation_seconds(whole))
     spent = time.monotonic() - budget.started + preparation
-    planned = pace.seconds(recipe, epoch) if budget.hours is None else budget.hours * 3600 - spent
+    planned = pace.seconds(recipe, whole, terms) if budget.hours is None else budget.hours * 3600 - spent
     compiled = worth_trying(run, run.world.broadcast(planned)) and compile_blocks(replace(run, on_progress=on_progress))
     if compiled:
         times = run.world.broadcast(gain(run, update, pace.update))
@@ -122,9 +125,9 @@ def forecast(run: Run, update: Callable[[], float], budget: Budget, whole: Pictu
         pace = replace(pace, update=pace.update / times) if compiled else pace
         spent = time.monotonic() - budget.started + preparation
     if budget.hours is not None:
-        affordable = pace.pictures(budget.hours * 3600 - spent, recipe, epoch)
+        affordable = pace.pictures(budget.hours * 3600 - spent, recipe, whole, terms)
         recipe = of_length(recipe, int(run.world.broadcast(affordable)))
-    training_hours = pace.seconds(recipe, epoch) / 3600
+    training_hours = pace.seconds(recipe, whole, terms) / 3600
     hours = spent / 3600 + training_hours
     if budget.hours is not None and hours > OVERRUN * budget.hours:
         note(
@@ -168,17 +171,17 @@ def flops_per_picture(run: Run) -> int:
     return int(counter.get_total_flops())
 
 
-def calibrate(run: Run, update: Callable[[], float], budget: Budget, whole: Pictures) -> Pace:
+def calibrate(run: Run, update: Callable[[], float], budget: Budget) -> Pace:
     """Time the parts of a run by doing them.  What would take long by itself is measured on a part and scaled."""
     step = _seconds_of_update(run, update, budget)
     forward = step / run.recipe.train.batch / 3  # of one picture; backward is about twice as much
     affordable = max(1, int(CALIBRATION_SECONDS / forward))  # pictures through the network, for each of the next two
-    snapshot = _seconds_of_grid(run, affordable) + _seconds_of_validation(run, affordable, len(whole.held)) + _seconds_of_keeping(run)
+    snapshot, look = _seconds_of_grid(run, affordable) + _seconds_of_keeping(run), _seconds_of_look(run, affordable)
     provenance = run.provenance
     save = _timed(lambda: save_checkpoint(run.disk, run.out / "checkpoint", run.state, provenance)) if run.world.is_main else 0.0
     write_tensorboard(run.record, run.out / "tensorboard")  # the first one also imports it, which is then paid for
     log = _timed(lambda: write_tensorboard(run.record, run.out / "tensorboard")) / run.state.step
-    return Pace(step, snapshot, save, log)
+    return Pace(step, snapshot, look, save, log)
 
 
 def _seconds_of_update(run: Run, update: Callable[[], float], budget: Budget) -> float:
@@ -207,13 +210,13 @@ def _seconds_of_grid(run: Run, affordable: int) -> float:
     return (short + (sample.steps - 1) * (long - short) / 2) * sample.count / count
 
 
-def _seconds_of_validation(run: Run, affordable: int, held_out: int) -> float:
+def _seconds_of_look(run: Run, affordable: int) -> float:
+    """At each held-out picture."""
     held = run.pictures.held
     count = min(len(held), MOST, max(1, affordable // 8))
     if not count:
         return 0.0
-    seconds = _timed(lambda: validate(run.objective, run.state.ema.model, held[:count], (), run.world, run.check))
-    return seconds * min(held_out, MOST) / count
+    return _timed(lambda: validate(run.objective, run.state.ema.model, held[:count], (), run.world, run.check)) / count
 
 
 def _seconds_of_keeping(run: Run) -> float:

@@ -14,7 +14,7 @@ from bowerbird.storage import write_file
 from bowerbird.training.grid import count_copies
 from bowerbird.training.report import write_report
 from bowerbird.training.run import Run
-from bowerbird.training.validation import takes_the_title, validate
+from bowerbird.training.validation import looked_at, takes_the_title, validate
 
 MAX_FRAMES = 100
 GRID_SHARE = 0.1  # of a run's work at most goes into grids: the epochs of a small folder are short
@@ -34,7 +34,8 @@ def snapshot_every(recipe: Recipe, epoch: int) -> int:
 def take_snapshot(run: Run) -> None:
     """Score, paint, save; then move the pointers of run.json and clear away models that nothing points to."""
     state, recipe = run.state, run.recipe
-    validation = validate(run.objective, state.ema.model, run.pictures.held, state.best.first, run.world, run.check)
+    held = looked_at(run.pictures.held, recipe, run.objective.held_out_terms)
+    validation = validate(run.objective, state.ema.model, held, state.best.first, run.world, run.check)
     grid = run.objective.grid(state.ema.model, recipe.sample.count, recipe.sample.steps, run.check, run.world)
     state.snapshot_at = state.seen
     if not run.world.is_main:

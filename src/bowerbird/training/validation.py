@@ -21,7 +21,8 @@ from bowerbird.recipe import Recipe
 from bowerbird.training.objectives import Objective
 from bowerbird.training.parallel import World
 
-MOST = 256  # pictures; more would cost more than they tell
+MOST, LEAST = 256, 32  # pictures; more would cost more than they tell, of fewer a score says nothing
+SHARE = 0.1  # of a run's work at most goes into the two looks that every run takes, at its begin and at its end
 BATCH = 64
 RESAMPLES = 200
 WORSE_LOOKS = 5  # in a row after which a tuning run stops; a single one may be chance, or a rate that is still high
@@ -53,24 +54,32 @@ class Validation:
     losses: NDArray[np.float64]
 
 
+def looked_at(held: NDArray[np.int64], recipe: Recipe, terms: int) -> NDArray[np.int64]:
+    """Those of the pictures `held` that each look of a run scores by `terms` losses: evenly chosen, fewer of them for a short run.
+
+    Work is counted in passes through the network, so that it is the same on every machine: learning from a picture is about three.
+    """
+    affordable = max(LEAST, int(SHARE * 3 * recipe.train.pictures / (2 * terms)))
+    return held[np.linspace(0, len(held) - 1, min(MOST, affordable, len(held))).astype(np.int64)]
+
+
 @torch.inference_mode()
 def validate(
     objective: Objective, model: nn.Module, held: NDArray[np.int64], first: tuple[float, ...], world: World, check: Callable[[], None]
 ) -> Validation | None:
-    """Score `model` on the pictures `held`, shared between processes; None when there are none.
+    """Score `model` on each of the pictures `held`, shared between processes; None when there are none.
 
     `first`: the mean losses of the run's first validation, empty at that one; `check` is called between batches and may raise.
     """
     if not len(held):
         return None
-    shown = held[np.linspace(0, len(held) - 1, min(MOST, len(held))).astype(np.int64)]
-    start, stop = world.share(0, len(shown))
+    start, stop = world.share(0, len(held))
     parts = []
     for begin in range(start, stop, BATCH):
         check()
-        parts.append(objective.held_out_losses(model, shown[begin : min(begin + BATCH, stop)], begin).double().cpu().numpy())
+        parts.append(objective.held_out_losses(model, held[begin : min(begin + BATCH, stop)], begin).double().cpu().numpy())
     terms = objective.held_out_terms
-    losses = world.all_gather(np.concatenate(parts) if parts else np.zeros((0, terms)), start, len(shown))
+    losses = world.all_gather(np.concatenate(parts) if parts else np.zeros((0, terms)), start, len(held))
     unit = np.array(first or losses.mean(0))
     scores = (losses / unit).mean(1)
     return Validation(float(scores.mean()), scores, losses.mean(0))

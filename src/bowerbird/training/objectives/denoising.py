@@ -134,13 +134,15 @@ class Denoising:
         terms = []
         for sigma in sigmas:
             level = sigma.expand(len(x0)).to(self.device)
-            terms.append(denoising_loss(model(add_noise(x0, eps, level), level, cond), x0, alike, mask))
+            with hardware.autocast(self.device, self.precision):
+                model_x0 = model(add_noise(x0, eps, level), level, cond)
+            terms.append(denoising_loss(model_x0, x0, alike, mask))
         return torch.stack(terms, dim=1)
 
     def grid(self, model: nn.Module, count: int, steps: int, check: Callable[[], None], world: World) -> Grid:
         """From noise that is the same at every snapshot, one label after the other where there are labels."""
         assert isinstance(model, Denoiser)
-        painter = OwnPainter("this run", self.model(model, About()))
+        painter = OwnPainter("this run", self.model(model, About()), self.precision)
 
         def on_progress(event: Any) -> None:
             check()
