@@ -132,7 +132,9 @@ class Lora(Section):
         "", max_length=1000, description="what each of them shows, such as a bird; empty: their own captions, or their classes"
     )
     prior_weight: float = Field(1.0, gt=0, le=100, description="of their loss beside yours; more keeps the class, less learns faster")
-    recompute: bool = Field(False, description="do the forward pass twice: slower, and less memory (gradient checkpointing)")
+    recompute: bool | Literal["auto"] = Field(
+        "auto", description="do the forward pass twice: slower, and less memory (gradient checkpointing); auto: where it would not fit else"
+    )
 
 
 class Condition(Section):
@@ -175,7 +177,9 @@ class Train(Section):
     init: str = Field("", description="a model whose weights a new run begins with, where they fit; nothing: learn from the beginning")
     pictures: int = Field(200_000, ge=1, description="how many pictures are seen in all; the budget")
     batch: int = Field(64, ge=1, description="pictures per update")
-    micro_batch: int = Field(0, ge=0, description="pictures per forward pass, 0 for the whole batch; lower it when memory runs out")
+    micro_batch: int = Field(
+        0, ge=0, description="pictures per forward pass; 0: the whole batch, of a LoRA as many as fit; lower it when memory runs out"
+    )
     optimizer: Literal["adamw", "muon"] = Field("adamw", description="muon: orthogonalised momentum for matrices, AdamW for the rest")
     lr: float = Field(1e-3, gt=0, description="learning rate at full speed; halve it when the loss jumps")
     betas: tuple[float, float] = Field((0.9, 0.99), description="momentum and second-moment decay of AdamW")

@@ -81,6 +81,7 @@ class Pace:
 class Forecast:
     """What a run will take.  hours: in all, training_hours: from the first update on; cost: in the currency of the price.
 
+    micro_batch, recompute: as in the recipe, or chosen where it left them open.
     peak_memory_bytes: of this process, or on the GPU, without the pages of the picture cache, which the system can take back.
     """
 
@@ -94,6 +95,8 @@ class Forecast:
     precision: str
     compiled: bool
     cost: float | None
+    micro_batch: int = 0
+    recompute: bool = False
 
     def line(self) -> str:
         money = f", cost {self.cost:.2f}" if self.cost is not None else ""
@@ -112,7 +115,8 @@ def forecast(run: Run, update: Callable[[], float], budget: Budget, whole: Pictu
 
     ResourceError when it would not fit into memory, with what to change.
     """
-    require_memory(run)
+    if fit := require_memory(run):
+        note(on_progress, fit)
     flops = flops_per_picture(run)
     pace, recipe, terms = calibrate(run, update, budget), run.recipe, run.objective.held_out_terms
     preparation = run.world.broadcast(run.objective.preparation_seconds(whole))
@@ -136,6 +140,8 @@ def forecast(run: Run, update: Callable[[], float], budget: Budget, whole: Pictu
         )
     return Forecast(
         pictures=recipe.train.pictures,
+        micro_batch=recipe.train.micro_batch,
+        recompute=recipe.lora.recompute is True,
         pictures_per_second=recipe.train.batch / pace.update,
         flops_per_picture=flops,
         hours=hours,

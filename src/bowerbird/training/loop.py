@@ -30,7 +30,7 @@ from bowerbird.training.batches import Batch
 from bowerbird.training.budget import Budget, Forecast, Watch, frozen_length, of_length, promise
 from bowerbird.training.budget import forecast as forecast_run
 from bowerbird.training.checkpoint import SAVE_SECONDS
-from bowerbird.training.memory import no_trace
+from bowerbird.training.memory import no_trace, settled
 from bowerbird.training.optimizer import decay_start, learning_rate, set_learning_rate
 from bowerbird.training.parallel import World, device_of_process, join_world
 from bowerbird.training.report import verdict, write_tensorboard
@@ -112,7 +112,10 @@ def _planned(setup: Setup, budget: Budget) -> tuple[Setup, Forecast | None]:
     if budget.hours is None and read_run_state(setup.out).checkpoint is not None:
         return setup, None
     plan = _trial(setup, budget, setup.out)
-    return replace(setup, recipe=of_length(setup.recipe, plan.pictures), compiled=plan.compiled), plan
+    recipe = of_length(setup.recipe, plan.pictures)
+    if read_run_state(setup.out).checkpoint is None and recipe.model.network == "lora":
+        recipe = settled(recipe, plan.micro_batch, plan.recompute)
+    return replace(setup, recipe=recipe, compiled=plan.compiled), plan
 
 
 def _trial(setup: Setup, budget: Budget, beside: Path | None) -> Forecast:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from bowerbird.storage import remove_temporary, require_free, verify_folder, wri
 from bowerbird.threads import allowed_processors, chosen_by_hand
 from bowerbird.training.checkpoint import checkpoint_bytes, load_checkpoint, new_state, read_provenance, read_recipe_of
 from bowerbird.training.compiling import compile_blocks
+from bowerbird.training.memory import settled
 from bowerbird.training.objectives import Objective, choose_objective
 from bowerbird.training.optimizer import decay_start
 from bowerbird.training.record import Record
@@ -34,6 +35,9 @@ def start_or_resume(setup: Setup) -> Run | None:
     """A run at its beginning, at its last verified checkpoint, or None when there is nothing left to do."""
     out, recipe, device = setup.out, setup.recipe, setup.device
     left_off = _left_off(setup)
+    if left_off is not None:
+        setup = replace(setup, recipe=_as_it_began(recipe, read_recipe_of(out / "checkpoints" / left_off)))
+        recipe = setup.recipe
     precision = hardware.choose_precision(recipe.train.precision, device)
     objective = choose_objective(recipe, setup.pictures, device, precision, setup.on_progress)
     provenance = _provenance(setup, objective, precision)
@@ -164,12 +168,17 @@ def _left_off(setup: Setup) -> str | None:
         return None
     _take_threads_of(setup, read_provenance(out / "checkpoints" / name))
     old = read_recipe_of(out / "checkpoints" / name)
-    changed = [field for field in differing_fields(old, recipe) if field not in FREE_FIELDS]
+    changed = [field for field in differing_fields(old, _as_it_began(recipe, old)) if field not in FREE_FIELDS]
     if changed:
         raise RunError(
             f"{str(out)!r} was started with another recipe: {', '.join(changed)} differ. Use the same settings, or another --out."
         )
     return name
+
+
+def _as_it_began(recipe: Recipe, old: Recipe) -> Recipe:
+    """With what a LoRA's recipe leaves open as it was decided then: memory is not asked twice."""
+    return settled(recipe, old.train.micro_batch, old.lora.recompute is True) if recipe.model.network == "lora" else recipe
 
 
 def _refuse_to_begin_anew(setup: Setup, run_state: RunState) -> None:

@@ -132,9 +132,9 @@ class Adapting(Denoising):
     def new_model(self) -> Denoiser:
         own = self.recipe.lora
         if self.whole:
-            network: nn.Module = WholeUNet(self.unet, own.recompute)
+            network: nn.Module = WholeUNet(self.unet, own.recompute is True)
         else:
-            network = adapted(self.unet, own.rank, own.alpha or own.rank, own.targets, own.recompute, self.encoders)
+            network = adapted(self.unet, own.rank, own.alpha or own.rank, own.targets, own.recompute is True, self.encoders)
         spec = DenoiserSpec(
             prediction=self.prediction,
             time="timestep",
