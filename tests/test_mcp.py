@@ -55,6 +55,33 @@ def test_a_picture_is_varied_by_its_name(served: Served) -> None:
     assert asked["image"] == str(served.queue.get(name.partition("/")[0]).paths[0]) and asked["strength"] == 0.3
 
 
+def test_the_final_prompt_is_told_before_and_kept_when_final(served: Served) -> None:
+    asked = {"prompt": "a __colour__ bird", "model": "starter", "seed": 7, "styles": ["random"]}
+    foretold, drawn = call(served, ("final_prompt", asked), ("generate", {**asked, "steps": 2}))
+    (one,) = json.loads(foretold.content[0].text)["finals"]
+    assert one["final_prompt"] == json.loads(drawn.content[0].text)["final_prompt"] != "a __colour__ bird"
+    (drawn,) = call(served, ("generate", {"prompt": "a __colour__ bird", "model": "starter", "steps": 2, "final": True}))
+    assert json.loads(drawn.content[0].text)["final_prompt"] == "a __colour__ bird"
+
+
+def test_a_picture_of_the_users_is_painted_from_and_described(served: Served, tmp_path: Path) -> None:
+    folder = tmp_path / "captioned"
+    folder.mkdir()
+    for name in ("one", "two"):
+        Image.effect_noise((64, 64), 40 + len(name) * (name == "two") * 40).convert("RGB").save(folder / f"{name}.png")
+        (folder / f"{name}.txt").write_text(f"picture {name}")
+    path = str(folder / "two.png")
+    told, part = call(
+        served,
+        ("describe", {"picture": path, "words_of": str(folder)}),
+        ("vary", {"picture": path, "model": "starter", "prompt": "a heart", "mask_at": [2, 2], "detail": True, "outpaint": {"left": 8}}),
+    )
+    assert json.loads(told.content[0].text)[0]["text"] == "picture two"
+    assert Image.open(io.BytesIO(base64.b64decode(part.content[1].data))).size == (72, 64)
+    (refused,) = call(served, ("describe", {"picture": path, "model": "starter"}))
+    assert refused.is_error and "learnt from are not here" in refused.content[0].text
+
+
 def test_a_training_is_started_watched_and_stopped(served: Served, picture_folder: Path) -> None:
     (started,) = call(served, ("start_training", {"pictures": str(picture_folder), "count": 100}))
     (job,) = served.queue.jobs(kinds=("train",))

@@ -20,21 +20,30 @@ from pydantic import Field
 from bowerbird import __version__
 from bowerbird.errors import BowerbirdError
 from bowerbird.jobs import Catalogue, Job, Queue, TrainRequest
-from bowerbird.jobs.asking import paint_request, read_size
-from bowerbird.jobs.requests import DEFAULT_RECIPE, read_job_request
+from bowerbird.jobs.asking import describe_request, final_words, paint_request, read_size
+from bowerbird.jobs.requests import CAPTIONERS, DEFAULT_RECIPE, read_job_request
+from bowerbird.prompts import lock
 from bowerbird.recipe import built_in_recipes
 from bowerbird.request import PaintRequest
 
 MAX_COUNT = 4  # pictures in one answer: a chat has little room
 _LOOK_SECONDS = 0.05
+_ID_LENGTH = 16  # of a job
 
 INSTRUCTIONS = (
     "Bowerbird paints pictures with models on this machine, some of them trained by the user on the user's own pictures. "
     "Ask list_models what there is and whether a model reads text or labels. Each picture comes with its name, which vary takes."
 )
 
-Picture = Annotated[str, Field(description="the name of a picture, as generate or vary gave it")]
+Picture = Annotated[
+    str, Field(description="the name of a picture, as generate or vary gave it, or the path of a picture file", max_length=4000)
+]
 ModelName = Annotated[str | None, Field(description="a name of list_models; the default when left out")]
+
+
+def _of(field: str, bound: dict[str, Any] | None = None) -> Any:
+    """A field of the request: what it says of itself is what the assistant is told."""
+    return Field(description=PaintRequest.model_fields[field].description, **(bound or {}))
 
 
 def create_tools(
@@ -51,20 +60,68 @@ def create_tools(
         ctx: Context[Any, Any],
         prompt: Annotated[str, Field(description="what to paint", max_length=20_000)],
         model: ModelName = None,
-        count: Annotated[int, Field(ge=1, le=MAX_COUNT, description="how many pictures")] = 1,
+        count: Annotated[int, _of("count", {"ge": 1, "le": MAX_COUNT})] = 1,
         size: Annotated[str | None, Field(description="WIDTHxHEIGHT in pixels; the model's own when left out")] = None,
-        negative: Annotated[str | None, Field(description="what to avoid")] = None,
-        label: Annotated[str | None, Field(description="which class to paint, for models with labels")] = None,
-        styles: Annotated[list[str] | None, Field(description="named styles woven into the prompt")] = None,
-        seed: Annotated[int | None, Field(ge=0, lt=2**63, description="the same seed paints the same picture")] = None,
-        steps: Annotated[int | None, Field(ge=1, le=1000, description="more is finer and slower")] = None,
+        negative: Annotated[str | None, _of("negative")] = None,
+        label: Annotated[str | None, _of("label")] = None,
+        styles: Annotated[list[str] | None, _of("styles")] = None,
+        preset: Annotated[str | None, _of("preset")] = None,
+        speed: Annotated[str | None, _of("speed")] = None,
+        expand: Annotated[str | None, _of("expand")] = None,
+        seed: Annotated[int | None, _of("seed", {"ge": 0, "lt": 2**63})] = None,
+        steps: Annotated[int | None, _of("steps", {"ge": 1, "le": 1000})] = None,
+        guidance: Annotated[float | None, _of("guidance", {"ge": 0, "le": 100})] = None,
+        then: Annotated[list[str] | None, _of("then")] = None,
+        final: Annotated[
+            bool, Field(description="the prompt is final: it is read as it stands, such as one of final_prompt, edited")
+        ] = False,
     ) -> list[Any]:
         """Paint pictures from words."""
         entry = _sentence(catalogue.find, model, True)
-        fields = {"count": count, "negative": negative, "label": label, "styles": styles, "seed": seed, "steps": steps}
-        fields["size"] = _sentence(read_size, size)
+        fields: dict[str, Any] = {"count": count, "negative": negative, "label": label, "styles": styles, "preset": preset, "speed": speed}
+        fields |= {"expand": expand, "seed": seed, "steps": steps, "guidance": guidance, "size": _sentence(read_size, size)}
+        fields["then"] = [_sentence(catalogue.find, name).where for name in then or ()]
         request, notes = _sentence(paint_request, entry, prompt, fields)
-        return await _painted(ctx, request, entry.name, notes)
+        return await _painted(ctx, _sentence(lock, request) if final else request, entry.name, notes)
+
+    @tools.tool()
+    async def final_prompt(
+        prompt: Annotated[str, Field(description="what to paint", max_length=20_000)],
+        model: ModelName = None,
+        count: Annotated[int, _of("count", {"ge": 1, "le": MAX_COUNT})] = 1,
+        negative: Annotated[str | None, _of("negative")] = None,
+        styles: Annotated[list[str] | None, _of("styles")] = None,
+        preset: Annotated[str | None, _of("preset")] = None,
+        expand: Annotated[str | None, _of("expand")] = None,
+        seed: Annotated[int | None, _of("seed", {"ge": 0, "lt": 2**63})] = None,
+    ) -> str:
+        """What the model would read, after styles and prompt language, before anything is painted; with that seed generate reads it."""
+        entry = _sentence(catalogue.find, model, True)
+        fields = {"count": count, "negative": negative, "styles": styles, "preset": preset, "expand": expand, "seed": seed}
+        request, notes = _sentence(paint_request, entry, prompt, fields)
+        words = await anyio.to_thread.run_sync(lambda: _sentence(final_words, entry, request))
+        finals = [{"final_prompt": one.prompt, "avoids": one.negative, "seed": one.seed, "count": one.count} for one in words]
+        return json.dumps({"finals": finals, "notes": notes}, ensure_ascii=False)
+
+    @tools.tool()
+    async def describe(
+        picture: Picture,
+        model: ModelName = None,
+        words_of: Annotated[str, Field(description="a folder of captioned pictures, or a captioner; else what the model learnt from")] = "",
+    ) -> str:
+        """Words for a picture: the captions of the nearest pictures that a model learnt from, or what a captioner says."""
+        if words_of and words_of not in CAPTIONERS and not may_read(Path(words_of)):
+            raise ToolError("only what was uploaded can be named from another machine.")
+        path = _sentence(_file, picture)
+        request = _sentence(describe_request, _sentence(catalogue.find, model), [path], words_of)
+        ready()
+        (job,) = await anyio.to_thread.run_sync(lambda: _sentence(lambda: queue.submit("describe", [request], origin="mcp")))
+        while not job.is_over:
+            await anyio.sleep(_LOOK_SECONDS)
+            job = queue.get(job.id)
+        if job.state != "done":
+            raise ToolError(job.error.message if job.error is not None else "the job was cancelled.")
+        return json.dumps(job.result["captions"][0], ensure_ascii=False)
 
     @tools.tool()
     async def list_models() -> str:
@@ -87,19 +144,25 @@ def create_tools(
     async def vary(
         ctx: Context[Any, Any],
         picture: Picture,
-        strength: Annotated[float, Field(ge=0, le=1, description="how far to move from it: 0 keeps it, 1 forgets it")] = 0.6,
+        strength: Annotated[float | None, _of("strength", {"ge": 0, "le": 1})] = None,
         prompt: Annotated[str | None, Field(description="other words; those it was painted with when left out", max_length=20_000)] = None,
-        count: Annotated[int, Field(ge=1, le=MAX_COUNT)] = 1,
+        count: Annotated[int, _of("count", {"ge": 1, "le": MAX_COUNT})] = 1,
+        mask_at: Annotated[list[int] | None, _of("mask_at")] = None,
+        mask_tolerance: Annotated[int | None, _of("mask_tolerance", {"ge": 0, "le": 255})] = None,
+        detail: Annotated[bool, _of("detail")] = False,
+        outpaint: Annotated[dict[str, int] | None, _of("outpaint")] = None,
+        model: ModelName = None,
     ) -> list[Any]:
-        """Paint variations of an earlier picture."""
+        """Paint variations of a picture, or a part of it anew, or continue it on some sides."""
         before, path = _sentence(_earlier, picture)
-        fields = {**before, "image": path, "strength": strength, "count": count, "seed": None, "asked": None}
+        fields = {**before, "image": path, "strength": strength, "count": count, "seed": None, "asked": None, "mask": None}
+        fields["size"] = None if outpaint else fields.get("size")  # continued, it becomes larger
+        fields |= {"mask_at": mask_at, "mask_tolerance": mask_tolerance, "detail": detail, "outpaint": outpaint}
         entries = {entry.where: entry for entry in catalogue.entries()}
-        entry = entries.get(str(before["model"])) or _sentence(catalogue.find, None)
-        words = prompt if prompt is not None else str(fields.pop("prompt", ""))
-        fields.pop("prompt", None)
-        fields.pop("model", None)
-        request, notes = _sentence(paint_request, entry, words, fields)
+        own = entries.get(str(fields.pop("model", ""))) if model is None else None
+        entry = own or _sentence(catalogue.find, model)
+        words = str(fields.pop("prompt", ""))
+        request, notes = _sentence(paint_request, entry, words if prompt is None else prompt, fields)
         return await _painted(ctx, request, entry.name, notes)
 
     @tools.tool()
@@ -175,12 +238,22 @@ def create_tools(
         return [words, *(Image(path=path) for path in job.paths)]
 
     def _earlier(picture: str) -> tuple[dict[str, Any], Path]:
-        """The settings and the file of an earlier picture."""
+        """The settings and the file of an earlier picture; of a file of the user's, no settings."""
         job_id, _, number = picture.partition("/")
-        job = queue.get(job_id)
-        if not number.isdigit() or int(number) >= len(job.paths) or job.kind not in ("paint", "upscale"):
-            raise ToolError(f"there is no picture {picture!r:.60}. Give the name that generate answered, such as {job_id}/0.")
-        return dict(job.result["settings"]), job.paths[int(number)]
+        if not (len(job_id) == _ID_LENGTH and number.isdigit()):
+            return {}, _file(picture)
+        return dict(queue.get(job_id).result.get("settings", {})), _file(picture)
+
+    def _file(picture: str) -> Path:
+        """Where the picture of that name lies."""
+        job_id, _, number = picture.partition("/")
+        if len(job_id) == _ID_LENGTH and number.isdigit():
+            job = queue.get(job_id)
+            if int(number) < len(job.paths) and job.kind in ("paint", "upscale"):
+                return job.paths[int(number)]
+        elif may_read(Path(picture)) and Path(picture).is_file():
+            return Path(picture)
+        raise ToolError(f"there is no picture {picture!r:.60}. Give the name that generate answered, or the path of a picture file.")
 
     return tools
 

@@ -169,3 +169,14 @@ def test_the_same_idempotency_key_is_the_same_picture(served: Served) -> None:
     key = {"Idempotency-Key": "once"}
     one, again = (served.client.post(URL, json={"prompt": "x", "model": "pets"}, headers=key).json() for _ in range(2))
     assert one["data"] == again["data"]
+
+
+def test_a_form_points_into_its_picture_and_locks_its_words(served: Served) -> None:
+    """Everything in a form is text; what the request reads otherwise is JSON there."""
+    form = {"prompt": "a __colour__ bird", "model": "starter", "steps": "2", "mask_at": "[3, 3]", "detail": "true", "lock": "true"}
+    answer = served.client.post("/v1/images/edits", data=form, files={"image": ("a.png", png())}).json()
+    assert answer["data"][0]["revised_prompt"] == "a __colour__ bird"
+    asked = served.queue.jobs(limit=1)[0].request
+    assert asked["mask_at"] == [3, 3] and asked["detail"] and asked["mask"] is None
+    answer = served.client.post("/v1/images/edits", data={**form, "mask_at": "3;3"}, files={"image": ("a.png", png())})
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == "mask_at"

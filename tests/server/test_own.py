@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from bowerbird.picture_metadata import read_metadata
 from tests.server.conftest import Served
 
 
@@ -58,6 +59,46 @@ def test_models_and_recipes_are_told(served: Served) -> None:
     assert models["pets"]["labels"] == ["cat", "dog"]
     assert served.client.get("/api/models/nope").status_code == 404
     assert "latent-64" in served.client.get("/api/recipes").json()
+
+
+WILD = {"model": "starter", "prompt": "a __colour__ bird", "styles": ["random"], "expand": "words", "count": 2, "steps": 2}
+
+
+def test_what_is_foretold_is_what_is_painted(served: Served) -> None:
+    """The final prompts, wildcards, random styles and the model's own phrases in them, are the worker's, with the seed that was drawn."""
+    told = served.client.post("/api/final", json=WILD).json()
+    assert sum(one["count"] for one in told) == 2 and "__" not in told[0]["prompt"] and told[0]["prompt"] != "a bird"
+    (job,) = served.client.post("/api/jobs", json={"requests": [{**WILD, "seed": told[0]["seed"]}]}).json()
+    list(served.queue.follow(job["id"], 60))
+    read = [read_metadata(path).fields["prompt"] for path in served.queue.get(job["id"]).paths]
+    assert read == [one["prompt"] for one in told for _ in range(one["count"])]
+    locked = {"requests": [{"model": "starter", "prompt": "a __colour__ bird", "steps": 2}], "lock": True}
+    (job,) = served.client.post("/api/jobs", json=locked).json()
+    list(served.queue.follow(job["id"], 60))
+    assert served.queue.get(job["id"]).result["settings"]["prompt"] == "a __colour__ bird"
+    assert served.client.post("/api/final", json={"prompt": "__no_such_list__"}).status_code == 400
+
+
+def test_pictures_are_described_by_whoever_may_see_them(served: Served, tmp_path: Path) -> None:
+    for number, colour in enumerate(("red", "blue")):
+        Image.effect_noise((64, 64), 40 + 80 * number).convert("RGB").save(tmp_path / f"{colour}.png")
+        (tmp_path / f"{colour}.txt").write_text(f"{colour} noise")
+    sent = served.client.post("/api/pictures", files={"file": ("mine.png", (tmp_path / "blue.png").read_bytes())}).json()["pictures"]
+    job = served.client.post("/api/describe", json={"pictures": [sent], "like": str(tmp_path), "count": 1}).json()
+    list(served.queue.follow(job["id"], 60))
+    assert served.queue.get(job["id"]).result["captions"][0][0]["text"] == "blue noise"
+    for body in (
+        {"pictures": [sent]},
+        {"pictures": [], "captioner": "blip"},
+        {"pictures": [sent], "like": str(tmp_path), "captioner": "blip"},
+    ):
+        assert served.client.post("/api/describe", json=body).status_code in (400, 422)
+    assert served.client.post("/api/pictures", files={"file": ("mine.png", b"no picture")}).status_code == 400
+
+
+def test_a_model_that_takes_pictures_further_is_looked_up_like_any_other(served: Served) -> None:
+    answer = served.client.post("/api/jobs", json={"requests": [{"model": "pets", "then": ["/etc"]}]})
+    assert answer.status_code == 400 and "/etc" in answer.json()["error"]["message"]
 
 
 def test_an_automatic1111_client_gets_its_picture(served: Served) -> None:

@@ -11,6 +11,7 @@ from bowerbird.errors import RequestError, did_you_mean
 from bowerbird.request import PaintRequest
 
 DEFAULT_RECIPE = "latent-64"
+CAPTIONERS = ("blip",)  # those that have a short name
 
 
 class RunRequest(BaseModel):

@@ -23,6 +23,7 @@ from starlette.datastructures import UploadFile
 
 from bowerbird.jobs import Job, Kind, ModelEntry
 from bowerbird.jobs.asking import paint_request, read_size
+from bowerbird.prompts import lock
 from bowerbird.request import PaintRequest
 from bowerbird.server.errors import RESPONSES, ApiError, of_job
 from bowerbird.server.serving import Serving
@@ -32,8 +33,9 @@ MAX_COUNT = 10
 # Fields of PaintRequest that a client may set beside OpenAI's own; none that names a file.
 _EXTRA = (
     *("negative", "label", "seed", "steps", "sampler", "guidance", "speed", "preset", "styles", "expand", "literal"),
-    *("outpaint", "strength", "detail", "exact"),
+    *("mask_at", "mask_tolerance", "detail", "outpaint", "strength", "then", "exact"),
 )
+_JSON = {"outpaint": '{"left": 64}', "mask_at": "[400, 60]"}  # in a form; with an example
 _SPEEDS = {"hd": "quality", "high": "quality", "xhigh": "quality", "max": "quality", "low": "extreme"}
 Quality = Literal["standard", "hd", "low", "medium", "high", "xhigh", "max", "auto"]
 
@@ -70,6 +72,7 @@ def _optional(field: FieldInfo) -> Any:
 
 _extra_fields = {name: _optional(field) for name, field in PaintRequest.model_fields.items() if name in _EXTRA}
 _extra_fields["negative_prompt"] = (str | None, Field(None, description="another word for negative"))
+_extra_fields["lock"] = (bool, Field(False, description="the prompt is final: it is read as it stands"))
 Asked = create_model("Asked", __base__=_OpenAIFields, **_extra_fields)
 
 
@@ -185,11 +188,14 @@ async def _answer(serving: Serving, request: Request, asked: Any, event: str, pi
         "size": read_size(asked.size),
         "format": asked.output_format,
         "negative": asked.negative or asked.negative_prompt,
+        "then": [serving.catalogue.find(name).where for name in asked.then or ()],
         **pictures,
     }
     if fields["speed"] is None and entry.kind in ("diffusers", "checkpoint"):
         fields["speed"] = _SPEEDS.get(asked.quality or "")
     asked_for, notes = paint_request(entry, asked.prompt, fields)
+    if asked.lock:
+        asked_for = lock(asked_for)
     kind: Kind = "paint"
     if asked.stream:
         jobs = await serving.submit(kind, [asked_for], request, previews=asked.partial_images or 0)
@@ -291,7 +297,7 @@ async def _read_form(request: Request) -> tuple[Any, bytes, bytes | None]:
                 files[plain].append(await value.read())
             elif plain in files:
                 raise ApiError(400, f"{plain} is a file, not text; no URL is fetched.", param=plain, code="invalid_image")
-            elif plain in ("styles", "literal"):
+            elif plain in ("styles", "literal", "then"):
                 fields.setdefault(plain, []).append(value)
             else:
                 fields[plain] = _plain(plain, value)
@@ -311,12 +317,12 @@ async def _read_form(request: Request) -> tuple[Any, bytes, bytes | None]:
 
 
 def _plain(name: str, text: str) -> Any:
-    """A form's text as JSON would have it where it is not a text: outpaint={"left": 64}."""
-    if name == "outpaint":
+    """A form's text as JSON would have it where it is not a text: outpaint={"left": 64}, mask_at=[400, 60]."""
+    if name in _JSON:
         try:
             return json.loads(text)
         except ValueError as error:
-            raise ApiError(400, 'outpaint is JSON such as {"left": 64}.', param="outpaint", code="invalid_value") from error
+            raise ApiError(400, f"{name} is JSON such as {_JSON[name]}.", param=name, code="invalid_value") from error
     return text
 
 

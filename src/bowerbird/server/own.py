@@ -13,14 +13,18 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
-from bowerbird.jobs import EvaluateRequest, Job, Kind, ModelEntry, State, TrainRequest, TuneRequest
-from bowerbird.jobs.requests import AnyRequest, read_job_request
+from bowerbird.jobs import DescribeRequest, EvaluateRequest, Job, Kind, ModelEntry, State, TrainRequest, TuneRequest
+from bowerbird.jobs.asking import final_words
+from bowerbird.jobs.requests import CAPTIONERS, AnyRequest, read_job_request
+from bowerbird.prompts import lock
 from bowerbird.recipe import built_in_recipes, recipe_text
-from bowerbird.request import read_request
+from bowerbird.request import PaintRequest, read_request
 from bowerbird.server.errors import RESPONSES, ApiError
 from bowerbird.server.serving import Serving
+from bowerbird.server.uploads import keep_picture
 
 _ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz")
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")  # of single pictures
 _MEDIA = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp", ".gif": "image/gif"}
 JobId = Annotated[str, InPath(pattern="^[0-9a-f]{16}$")]
 
@@ -32,6 +36,7 @@ class JobsAsked(BaseModel):
     kind: Literal["paint", "upscale"] = "paint"
     requests: list[dict[str, Any]] = Field(min_length=1, max_length=1000, description="painting requests; `model` is a name of /api/models")
     previews: int = Field(0, ge=0, le=50, description="how many pictures on the way")
+    lock: bool = Field(False, description="the prompts are final: they are read as they stand")
 
 
 class Moved(BaseModel):
@@ -39,7 +44,16 @@ class Moved(BaseModel):
 
 
 class Uploaded(BaseModel):
-    pictures: Path = Field(description="what to name as `pictures` of a training")
+    pictures: Path = Field(description="what to name as `pictures` of a training, as `image` or `mask` of a painting, or to be described")
+
+
+class Final(BaseModel):
+    """Words as a model will read them."""
+
+    prompt: str
+    negative: str
+    seed: int | None = Field(description="of the first picture that reads them, with which they are drawn again")
+    count: int = Field(description="how many pictures read them")
 
 
 def routes(serving: Serving) -> APIRouter:
@@ -75,11 +89,35 @@ def routes(serving: Serving) -> APIRouter:
     @router.post("/jobs", status_code=202)
     async def submit(asked: JobsAsked, request: Request) -> list[Job]:
         """Accept painting requests; they are on the disk when this answers."""
-        requests = [read_request({**fields, "model": _where(serving, fields.get("model"))}) for fields in asked.requests]
+        requests = [_painting(serving, fields) for fields in asked.requests]
+        if asked.lock:
+            requests = [lock(each) for each in requests]
         for each in requests:
             for place in filter(None, (each.image, each.mask, *(lora.file for lora in each.loras))):
                 _check_place(serving, place, "image")
         return await serving.submit(asked.kind, requests, request, asked.previews)
+
+    @router.post("/final")
+    async def final(asked: dict[str, Any]) -> list[Final]:
+        """The final prompts of a painting request, before it is painted, one for each that differs; with that seed they are painted."""
+        entry = serving.catalogue.find(None if asked.get("model") is None else str(asked["model"]))
+        words = await run_in_threadpool(final_words, entry, _painting(serving, asked))
+        return [Final(prompt=one.prompt, negative=one.negative, seed=one.seed, count=one.count) for one in words]
+
+    @router.post("/describe", status_code=202)
+    async def describe(asked: DescribeRequest, request: Request) -> Job:
+        """Accept pictures to put into words, the `captions` of the job's result; `like` may be a model of /api/models trained here."""
+        for place in asked.pictures:
+            _check_place(serving, place, "pictures")
+        known = {entry.name: entry.where for entry in serving.catalogue.entries()}
+        if asked.like is not None and str(asked.like) in known:
+            asked = asked.model_copy(update={"like": Path(known[str(asked.like)])})
+        elif asked.like is not None:
+            _check_place(serving, asked.like, "like")
+        if asked.captioner is not None and asked.captioner not in CAPTIONERS:
+            _check_place(serving, Path(asked.captioner), "captioner")
+        requests: list[AnyRequest] = [asked]
+        return (await serving.submit("describe", requests, request))[0]
 
     @router.post("/train", status_code=202)
     async def train(asked: dict[str, Any], request: Request) -> Job:
@@ -116,16 +154,19 @@ def routes(serving: Serving) -> APIRouter:
 
     @router.post("/pictures", openapi_extra=_UPLOAD)
     async def pictures(request: Request) -> Uploaded:
-        """Keep an archive of pictures to train on."""
+        """Keep an archive of pictures to train on, or one picture to paint from or to describe."""
         if not request.headers.get("content-type", "").startswith("multipart/form-data"):
             raise ApiError(400, "The body must be multipart/form-data with one file.", code="invalid_body")
         async with request.form(max_files=1, max_fields=0) as form:
             files = [value for value in form.values() if isinstance(value, UploadFile)]
             name = (files[0].filename or "") if files else ""
-            suffix = next((suffix for suffix in _ARCHIVES if name.lower().endswith(suffix)), None)
+            suffix = next((suffix for suffix in (*_ARCHIVES, *_SUFFIXES) if name.lower().endswith(suffix)), None)
             if not files or suffix is None:
-                raise ApiError(400, f"send one file, an archive: {', '.join(_ARCHIVES)}.", param="file", code="invalid_value")
+                kinds = ", ".join((*_ARCHIVES, *_SUFFIXES))
+                raise ApiError(400, f"send one file, an archive or a picture: {kinds}.", param="file", code="invalid_value")
             data = await files[0].read()
+        if suffix in _SUFFIXES:
+            return Uploaded(pictures=(await keep_picture(queue, data, "file"))[0])
         return Uploaded(pictures=await run_in_threadpool(queue.keep_input, data, suffix))
 
     @router.get("/jobs/{job_id}")
@@ -177,6 +218,12 @@ def pictures(serving: Serving) -> APIRouter:
 async def _events(serving: Serving, job_id: str) -> AsyncIterator[bytes]:
     async for job in serving.follow(job_id):
         yield b": ping\n\n" if job is None else f"event: job\ndata: {job.model_dump_json()}\n\n".encode()
+
+
+def _painting(serving: Serving, fields: dict[str, Any]) -> PaintRequest:
+    """A painting request whose models are looked up by their names."""
+    asked = read_request({**fields, "model": _where(serving, fields.get("model"))})
+    return asked.model_copy(update={"then": [_where(serving, name) for name in asked.then]})
 
 
 def _where(serving: Serving, name: object) -> str:
