@@ -23,7 +23,7 @@ from bowerbird.studio.words import sentence
 
 JUDGED = 200  # pictures painted to judge a run; the command line takes any number
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz")
-MAX_FORECAST_SECONDS, LOOK_SECONDS = 600.0, 0.5
+MAX_FORECAST_SECONDS, LOOK_SECONDS, END_SECONDS = 600.0, 0.5, 10.0
 MAX_DROPPED_BYTES = 256 * 2**20  # as much as the server takes
 SHOWN_FILES = ("grid", "curves.png", "progress.gif", "report.html")  # of a run, by the names under which its route has them
 
@@ -161,10 +161,9 @@ class Trial:
                     yield f"measuring, {passed:.0f} s"
                     time.sleep(LOOK_SECONDS)
             finally:
-                running.kill()  # nothing, when it has ended; also when nobody listens any more
-                running.wait()
+                _end(running)  # also when nobody listens any more
             told, complaint = (_text(file) for file in (said, errors))
-        if running.returncode < 0:
+        if self._running is not running:
             raise RequestError("the forecast was stopped.")
         if running.returncode:
             raise RequestError(complaint.splitlines()[-1] if complaint else "the forecast ended without a word.")
@@ -172,8 +171,19 @@ class Trial:
 
     def stop(self) -> None:
         """End the one that runs, if one does."""
-        if self._running is not None:
-            self._running.kill()
+        running, self._running = self._running, None
+        if running is not None:
+            _end(running)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Ask it to end, which clears its files away; then make it.  Nothing, when it has ended."""
+    process.terminate()
+    try:
+        process.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _text(file: IO[str]) -> str:

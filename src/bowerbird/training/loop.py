@@ -95,8 +95,11 @@ def _start_to_finish(setup: Setup, budget: Budget | None) -> None:
 def forecast(source: Path, recipe: Recipe, budget: Budget, *, device: torch.device, on_progress: OnProgress | None = None) -> Forecast:
     """What training would take on this device; nothing is trained and nothing is kept."""
     with StopSignals() as stop:
-        pictures = _open(source, recipe, on_progress)
-        return _trial(Setup(Path(), recipe, pictures, device, Disk(), stop, World(), on_progress=on_progress), budget, None)
+        try:
+            pictures = _open(source, recipe, on_progress)
+            return _trial(Setup(Path(), recipe, pictures, device, Disk(), stop, World(), on_progress=on_progress), budget, None)
+        except StopRequested:
+            raise Stopped("stopped before the forecast was known; nothing was kept.") from None
 
 
 def _open(source: Path, recipe: Recipe, on_progress: OnProgress | None) -> Pictures:
