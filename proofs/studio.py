@@ -29,7 +29,8 @@ from bowerbird.jobs import Job, Queue
 
 ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "docs/pictures"
-BIRDS = ROOT / "examples/birds"
+BIRDS_FROM_ROOT = "examples/birds"
+BIRDS = ROOT / BIRDS_FROM_ROOT
 TRAIN_HOURS = "0.03"
 DESKTOP, PHONE = (1280, 900), (390, 844)
 
@@ -44,7 +45,7 @@ def studio(home: Path) -> Iterator[tuple[str, float]]:
     home.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     with (home / "studio.log").open("ab") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
     try:
         while True:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
@@ -170,7 +171,8 @@ def final_prompt(visitor: Visitor) -> dict[str, Any]:
     visitor.shows(job)
     edited = final.input_value()
     assert job.result["settings"]["prompt"] == edited and edited.endswith("on a lake")
-    page.locator("#prompt").scroll_into_view_if_needed()
+    page.locator("#shown").evaluate("part => part.scrollIntoView()")
+    page.wait_for_timeout(500)
     visitor.photograph("studio-final.webp")
     page.locator("#prompt textarea").press_sequentially("s")
     page.wait_for_function("!document.querySelector('#lock input').checked && !document.querySelector('#final textarea').value")
@@ -287,7 +289,7 @@ def forecast(visitor: Visitor) -> dict[str, Any]:
     """Before a training begins, what it will take; and it can be left."""
     page = visitor.page
     visitor.tab("Train")
-    visitor.write(page.locator("#folder textarea, #folder input").first, str(BIRDS))
+    visitor.write(page.locator("#folder textarea, #folder input").first, BIRDS_FROM_ROOT)
     visitor.click(page.locator("#forecast"))
     visitor.click(page.locator("#leave"))
     page.locator("p.bad:visible", has_text="was stopped").wait_for()
@@ -340,7 +342,7 @@ def trained(visitor: Visitor) -> dict[str, Any]:
     page = visitor.page
     visitor.clicks = visitor.fields = 0
     visitor.tab("Train")
-    visitor.write(page.locator("#folder textarea, #folder input").first, str(BIRDS))
+    visitor.write(page.locator("#folder textarea, #folder input").first, BIRDS_FROM_ROOT)
     visitor.click(visitor.button("Look through"))
     page.locator("pre.told").wait_for(timeout=60_000)
     visitor.write(page.get_by_label("hours"), TRAIN_HOURS)
@@ -349,6 +351,8 @@ def trained(visitor: Visitor) -> dict[str, Any]:
     visitor.click(page.locator("#train"))
     grid = page.locator('img[alt="grid of the run"]')
     grid.wait_for(timeout=300_000)
+    page.locator("#folder").evaluate("part => part.scrollIntoView()")
+    page.wait_for_timeout(500)
     visitor.photograph("studio-train.webp")
     job = visitor.done("train", 0, 600)
     took = time.monotonic() - began

@@ -70,7 +70,7 @@ def test_the_command_answers_in_the_words_of_a_folder_or_of_a_runs_pictures(capt
     run = tmp_path / "run"
     run.mkdir()
     (run / "run.json").write_text("{}")
-    (run / "data.json").write_text(json.dumps({"source": str(captioned)}))
+    (run / "data.json").write_text(json.dumps({"source": captioned.name, "place": str(captioned)}))
     for like in (captioned, run):
         code, out, _ = bowerbird("describe", captioned / "05.png", "--like", like, "--count", 1, "--json")
         assert code == 0 and json.loads(out)[0]["captions"][0]["text"] == "bird number 5"

@@ -82,6 +82,12 @@ def test_a_picture_of_the_users_is_painted_from_and_described(served: Served, tm
     assert refused.is_error and "learnt from are not here" in refused.content[0].text
 
 
+def test_settings_are_compared_on_one_sheet(served: Served) -> None:
+    (answer,) = call(served, ("compare", {"prompt": "a cat", "model": "pets", "x": "steps=1,2", "y": "seed=1,2"}))
+    assert json.loads(answer.content[0].text)["model"] == "pets" and len(answer.content) == 2
+    assert min(Image.open(io.BytesIO(base64.b64decode(answer.content[1].data))).size) > 2 * 16
+
+
 def test_a_training_is_started_watched_and_stopped(served: Served, picture_folder: Path) -> None:
     (started,) = call(served, ("start_training", {"pictures": str(picture_folder), "count": 100}))
     (job,) = served.queue.jobs(kinds=("train",))

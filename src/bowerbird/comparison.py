@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 from bowerbird.errors import RequestError, did_you_mean
 from bowerbird.picture_files import SUFFIXES, save_picture, save_sheet
 from bowerbird.progress import OnProgress
-from bowerbird.prompts.finish import choices
+from bowerbird.prompts.finish import ASKING, choices
 from bowerbird.prompts.language import Array, parse, plain, show
 from bowerbird.request import PaintRequest, read_request
 
@@ -126,6 +126,9 @@ def _compared(request: PaintRequest, places: list[dict[str, Any]], columns: list
         raise RequestError(f"a sheet shows one picture in each place, and {request.count} are asked for. Leave the count out.")
     if len(places) > MAX_PICTURES:
         raise RequestError(f"a sheet of {len(rows)} x {len(columns)} pictures is too large; {MAX_PICTURES} are possible.")
+    of_words = {name for place in places for name in place} & set(ASKING)
+    if request.asked is not None and of_words:
+        raise RequestError(f"the prompt is locked, so a sheet cannot change {min(of_words)!r}. Unlock it, or compare other settings.")
     shared = {name: getattr(request, name) for name in request.model_fields_set}
     return Comparison(tuple(read_request({**shared, **fields}) for fields in places), tuple(columns), tuple(rows))
 

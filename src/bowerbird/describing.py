@@ -111,8 +111,9 @@ def pictures_of(like: Path) -> Path:
     if not (like / "run.json").is_file() or not record.is_file():
         return like
     try:
-        source = Path(str(read_json(record, _MAX_RECORD_BYTES)["source"]))
-    except (OSError, ValueError, LookupError, TypeError) as error:
+        known = read_json(record, _MAX_RECORD_BYTES)
+        source = Path(str(known.get("place", known["source"])))  # runs of earlier versions know the name alone
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise RequestError(f"{str(record)!r} is damaged. Name the folder of captioned pictures itself.") from error
     if not source.exists():
         raise RequestError(f"the pictures {str(like)!r} was trained on lay in {str(source)!r} and are gone. Name their folder.")

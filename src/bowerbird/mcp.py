@@ -19,9 +19,9 @@ from pydantic import Field
 
 from bowerbird import __version__
 from bowerbird.errors import BowerbirdError
-from bowerbird.jobs import Catalogue, Job, Queue, TrainRequest
+from bowerbird.jobs import Catalogue, CompareRequest, Job, Kind, Queue, TrainRequest
 from bowerbird.jobs.asking import describe_request, final_words, paint_request, read_size
-from bowerbird.jobs.requests import CAPTIONERS, DEFAULT_RECIPE, read_job_request
+from bowerbird.jobs.requests import CAPTIONERS, DEFAULT_RECIPE, AnyRequest, read_job_request
 from bowerbird.prompts import lock
 from bowerbird.recipe import built_in_recipes
 from bowerbird.request import PaintRequest
@@ -103,8 +103,25 @@ def create_tools(
         finals = [{"final_prompt": one.prompt, "avoids": one.negative, "seed": one.seed, "count": one.count} for one in words]
         return json.dumps({"finals": finals, "notes": notes}, ensure_ascii=False)
 
+    @tools.tool(structured_output=False)
+    async def compare(
+        ctx: Context[Any, Any],
+        prompt: Annotated[str, Field(description="what to paint", max_length=20_000)],
+        x: Annotated[str, Field(description=CompareRequest.model_fields["x"].description)],
+        y: Annotated[str | None, Field(description=CompareRequest.model_fields["y"].description)] = None,
+        model: ModelName = None,
+        seed: Annotated[int | None, _of("seed", {"ge": 0, "lt": 2**63})] = None,
+    ) -> list[Any]:
+        """The same picture under changed settings, side by side on one labelled sheet."""
+        entry = _sentence(catalogue.find, model, True)
+        painting, notes = _sentence(paint_request, entry, prompt, {"seed": seed})
+        request = _sentence(read_job_request, CompareRequest, {**painting.model_dump(), "x": x, "y": y})
+        job = await _done(ctx, "compare", request)
+        return [json.dumps({"model": entry.name, "notes": [*notes, *job.notes]}, ensure_ascii=False), Image(path=job.paths[-1])]
+
     @tools.tool()
     async def describe(
+        ctx: Context[Any, Any],
         picture: Picture,
         model: ModelName = None,
         words_of: Annotated[str, Field(description="a folder of captioned pictures, or a captioner; else what the model learnt from")] = "",
@@ -114,13 +131,7 @@ def create_tools(
             raise ToolError("only what was uploaded can be named from another machine.")
         path = _sentence(_file, picture)
         request = _sentence(describe_request, _sentence(catalogue.find, model), [path], words_of)
-        ready()
-        (job,) = await anyio.to_thread.run_sync(lambda: _sentence(lambda: queue.submit("describe", [request], origin="mcp")))
-        while not job.is_over:
-            await anyio.sleep(_LOOK_SECONDS)
-            job = queue.get(job.id)
-        if job.state != "done":
-            raise ToolError(job.error.message if job.error is not None else "the job was cancelled.")
+        job = await _done(ctx, "describe", request)
         return json.dumps(job.result["captions"][0], ensure_ascii=False)
 
     @tools.tool()
@@ -204,10 +215,11 @@ def create_tools(
         """Stop a training; it is saved where it is."""
         return _in_words(await anyio.to_thread.run_sync(lambda: _sentence(queue.cancel, job)))
 
-    async def _painted(ctx: Context[Any, Any], request: PaintRequest, model: str, notes: list[str]) -> list[Any]:
-        """Have it painted, telling how far it is; the words, then the pictures."""
+    async def _done(ctx: Context[Any, Any], kind: Kind, request: AnyRequest) -> Job:
+        """The job when it is over, telling meanwhile how far it is; ToolError when it failed."""
         ready()
-        (job,) = await anyio.to_thread.run_sync(lambda: _sentence(lambda: queue.submit("paint", [request], origin="mcp")))
+        job: Job
+        (job,) = await anyio.to_thread.run_sync(lambda: _sentence(lambda: queue.submit(kind, [request], origin="mcp")))
         try:
             told = 0
             while not job.is_over:
@@ -222,6 +234,11 @@ def create_tools(
             raise
         if job.error is not None or job.state != "done":
             raise ToolError(job.error.message if job.error else "the job was cancelled.")
+        return job
+
+    async def _painted(ctx: Context[Any, Any], request: PaintRequest, model: str, notes: list[str]) -> list[Any]:
+        """Have it painted; the words, then the pictures."""
+        job = await _done(ctx, "paint", request)
         names = ", ".join(f"{job.id}/{number}" for number in range(len(job.paths)))
         settings = job.result["settings"]
         said = {

@@ -5,18 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from torch import Tensor
 
+from bowerbird.errors import RequestError
 from bowerbird.jobs.job import JobProgress
 from bowerbird.jobs.loaded import LoadedModels
-from bowerbird.jobs.queue import Queue
-from bowerbird.jobs.requests import DescribeRequest, EvaluateRequest, TrainRequest, TuneRequest
+from bowerbird.jobs.queue import Queue, QueueFull
+from bowerbird.jobs.requests import CompareRequest, DescribeRequest, EvaluateRequest, TrainRequest, TuneRequest, read_job_request
 from bowerbird.jobs.worker import Worker
 from bowerbird.locate import locate
 from bowerbird.painter import OwnPainter, Source
 from bowerbird.picture_metadata import read_metadata
+from bowerbird.prompts import lock
 from bowerbird.recipe import write_recipe
 from bowerbird.request import PaintRequest
 from bowerbird.run_folder import read_run_state
@@ -175,6 +178,29 @@ def test_models_leave_when_memory_asks(model_folder: Path, tmp_path: Path, monke
     assert models.get(str(names[0])) is a
     monkeypatch.setattr(hardware, "available_memory_bytes", lambda device: 10**12)
     assert models.get(str(names[1])) is not b
+
+
+def test_a_sheet_is_the_command_lines(queue: Queue, model_folder: Path, tmp_path: Path) -> None:
+    """Pixel for pixel, and its pictures are kept beside it; it counts for as many pictures as it has places."""
+    from bowerbird.comparison import comparison_of, paint_sheet
+    from bowerbird.generate import load
+
+    asked = CompareRequest(model=str(model_folder), seed=3, x="steps=1,2,3", y="label=cat,dog")
+    (job,) = queue.submit("compare", [asked])
+    with pytest.raises(QueueFull):
+        queue.submit("paint", [paint(model_folder, count=45)])
+    work(queue)
+    job = queue.get(job.id)
+    assert job.state == "done" and job.result["sheet"] == 6 and len(job.paths) == 7
+    direct = paint_sheet(comparison_of(paint(model_folder, seed=3), asked.x, asked.y), tmp_path, load(model_folder, "cpu"))
+    assert np.array_equal(Image.open(job.paths[-1]), Image.open(direct[-1]))
+
+
+def test_what_makes_no_sheet_is_refused_at_once(model_folder: Path) -> None:
+    locked = lock(paint(model_folder, prompt="a bird")).model_dump()
+    for fields, words in (({"x": "steps"}, "no axis"), ({}, "one array or two"), ({**locked, "x": "styles=,oil"}, "locked")):
+        with pytest.raises(RequestError, match=words):
+            read_job_request(CompareRequest, {"model": "m", **fields})
 
 
 def test_a_picture_is_put_into_the_words_of_captioned_ones(queue: Queue, tmp_path: Path) -> None:

@@ -96,6 +96,17 @@ def test_pictures_are_described_by_whoever_may_see_them(served: Served, tmp_path
     assert served.client.post("/api/pictures", files={"file": ("mine.png", b"no picture")}).status_code == 400
 
 
+def test_a_sheet_is_asked_for_like_a_picture(served: Served) -> None:
+    body = {"kind": "compare", "requests": [{"model": "pets", "x": "steps=1,2", "seed": 1}]}
+    (job,) = served.client.post("/api/jobs", json=body).json()
+    list(served.queue.follow(job["id"], 60))
+    sheet = served.client.get(f"/pictures/{job['id']}/{served.queue.get(job['id']).result['sheet']}")
+    assert Image.open(io.BytesIO(sheet.content)).width > 2 * 16
+    assert served.client.post("/api/jobs", json={**body, "lock": True}).status_code == 400
+    body = {"kind": "compare", "requests": [{"model": "pets", "x": "nonsense=1"}]}
+    assert "no axis" in served.client.post("/api/jobs", json=body).json()["error"]["message"]
+
+
 def test_a_model_that_takes_pictures_further_is_looked_up_like_any_other(served: Served) -> None:
     answer = served.client.post("/api/jobs", json={"requests": [{"model": "pets", "then": ["/etc"]}]})
     assert answer.status_code == 400 and "/etc" in answer.json()["error"]["message"]

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from bowerbird.data.pictures import open_pictures
+from bowerbird.describing import pictures_of
 from bowerbird.errors import RunError, Stopped
 from bowerbird.models.conditioning import rows
 from bowerbird.recipe import Train, read_recipe
@@ -154,6 +155,7 @@ def test_updates_that_are_not_finite_are_skipped_named_and_give_up(
 
 def test_a_run_leaves_everything_people_look_at(picture_folder: Path, tmp_path: Path) -> None:
     run = run_here(picture_folder, tmp_path / "run", tiny_recipe())
+    assert pictures_of(run).samefile(picture_folder)
     for name in ("recipe.toml", "data.json", "metrics.jsonl", "progress.gif", "report.html", "curves.png", "tensorboard", "samples"):
         assert (run / name).exists(), name
     state = read_run_state(run)

@@ -60,9 +60,10 @@ class Pictures:
     masks: dict[str, str]  # by path, that of the picture which shows where it is to be learnt
     boxes: dict[str, Box] = field(repr=False)  # what fit "box" frames, by path; {} for another fit
 
-    def report_json(self) -> bytes:
-        """`report` as the bytes of data.json."""
-        return json.dumps(self.report, indent=1, ensure_ascii=False).encode()
+    def report_json(self, place: Path | None = None) -> bytes:
+        """`report` as the bytes of data.json; a run's says where the pictures lie, too."""
+        report = self.report if place is None else {**self.report, "place": str(place)}
+        return json.dumps(report, indent=1, ensure_ascii=False).encode("utf-8", "replace")
 
     def shapes(self, size: int) -> NDArray[np.int64]:
         """Width and height, (n, 2), that fit "shape" gives each picture for a size of `size` pixels."""

@@ -24,6 +24,7 @@ from bowerbird.jobs.job import Kind as Kind
 from bowerbird.jobs.job import State as State
 from bowerbird.jobs.queue import Queue as Queue
 from bowerbird.jobs.queue import QueueFull as QueueFull
+from bowerbird.jobs.requests import CompareRequest as CompareRequest
 from bowerbird.jobs.requests import DescribeRequest as DescribeRequest
 from bowerbird.jobs.requests import EvaluateRequest as EvaluateRequest
 from bowerbird.jobs.requests import RunRequest as RunRequest

@@ -7,16 +7,17 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from bowerbird.jobs.requests import AnyRequest, DescribeRequest, EvaluateRequest, TrainRequest, TuneRequest
+from bowerbird.jobs.requests import AnyRequest, CompareRequest, DescribeRequest, EvaluateRequest, TrainRequest, TuneRequest
 from bowerbird.request import PaintRequest
 
-Kind = Literal["paint", "upscale", "train", "tune", "evaluate", "describe"]
+Kind = Literal["paint", "upscale", "compare", "train", "tune", "evaluate", "describe"]
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 OVER: tuple[State, ...] = ("done", "failed", "cancelled")
 
 REQUESTS: dict[Kind, type[AnyRequest]] = {
     "paint": PaintRequest,
     "upscale": PaintRequest,
+    "compare": CompareRequest,
     "train": TrainRequest,
     "tune": TuneRequest,
     "evaluate": EvaluateRequest,

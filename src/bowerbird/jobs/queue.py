@@ -25,7 +25,7 @@ from typing import Any
 
 from bowerbird.errors import BowerbirdError, RequestError, ResourceError
 from bowerbird.jobs.job import OVER, Job, JobError, JobProgress, Kind, State
-from bowerbird.jobs.requests import AnyRequest, RunRequest, TrainRequest
+from bowerbird.jobs.requests import AnyRequest, CompareRequest, RunRequest, TrainRequest
 from bowerbird.request import PaintRequest
 from bowerbird.storage import Disk, ensure_folder
 
@@ -244,7 +244,7 @@ class Queue:
         ahead: dict[bool, float] = {}
         expected: dict[str, float] = {}
         for job in self.jobs(states=("running",), limit=1000) + self.jobs(states=("queued",), limit=10_000):
-            each, lane = self.seconds_of(job.kind), job.kind in ("paint", "upscale", "describe")
+            each, lane = self.seconds_of(job.kind), job.kind not in ("train", "tune", "evaluate")
             if job.state == "running" and job.progress is not None:
                 each = job.progress.seconds_left or each
             if each is None:
@@ -435,6 +435,8 @@ class Queue:
 
 def _pictures(request: AnyRequest) -> int:
     """What a request counts for in the bound of the queue."""
+    if isinstance(request, CompareRequest):
+        return len(request.comparison().requests)
     return request.count if isinstance(request, PaintRequest) else 1
 
 

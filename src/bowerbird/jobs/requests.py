@@ -1,4 +1,4 @@
-"""What can be asked of a worker beside painting: the command line's options of train, tune, evaluate and describe as one object each."""
+"""What can be asked of a worker beside painting: the command line's sheets, train, tune, evaluate and describe as one object each."""
 
 from __future__ import annotations
 
@@ -7,11 +7,29 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from bowerbird.comparison import Comparison, comparison_of
 from bowerbird.errors import RequestError, did_you_mean
 from bowerbird.request import PaintRequest
 
 DEFAULT_RECIPE = "latent-64"
 CAPTIONERS = ("blip",)  # those that have a short name
+
+
+class CompareRequest(PaintRequest):
+    """The same picture under changed settings, on one labelled sheet (an X/Y plot)."""
+
+    x: str | None = Field(None, description="a labelled sheet with a column for each value, such as steps=5,10,20")
+    y: str | None = Field(None, description="with x: a row for each value, such as guidance=1,4")
+
+    @model_validator(mode="after")
+    def _is_a_sheet(self) -> CompareRequest:
+        self.comparison()
+        return self
+
+    def comparison(self) -> Comparison:
+        """What is to be painted; RequestError where it makes no sheet."""
+        request = PaintRequest(**{name: getattr(self, name) for name in PaintRequest.model_fields})
+        return comparison_of(request, self.x, self.y)
 
 
 class RunRequest(BaseModel):
@@ -78,7 +96,7 @@ class DescribeRequest(BaseModel):
 
 
 R = TypeVar("R", bound=BaseModel)
-AnyRequest = PaintRequest | TrainRequest | TuneRequest | EvaluateRequest | DescribeRequest
+AnyRequest = PaintRequest | CompareRequest | TrainRequest | TuneRequest | EvaluateRequest | DescribeRequest
 
 
 def read_job_request(kind: type[R], fields: dict[str, object]) -> R:

@@ -28,7 +28,7 @@ import filelock
 from bowerbird.errors import BowerbirdError, Stopped
 from bowerbird.jobs.job import Job, JobError, JobProgress, Kind
 from bowerbird.jobs.queue import LEASE_SECONDS, Queue
-from bowerbird.jobs.requests import DescribeRequest, EvaluateRequest, RunRequest, TrainRequest, TuneRequest
+from bowerbird.jobs.requests import CompareRequest, DescribeRequest, EvaluateRequest, RunRequest, TrainRequest, TuneRequest
 from bowerbird.picture_files import SUFFIXES, Painted, check_fits, encode_picture
 from bowerbird.progress import Cancelled, Progress
 from bowerbird.request import PaintRequest
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from bowerbird.jobs.loaded import LoadedModels
     from bowerbird.painter import Painter
 
-LANES: dict[str, tuple[Kind, ...]] = {"painting": ("paint", "upscale", "describe"), "training": ("train", "tune", "evaluate")}
+LANES: dict[str, tuple[Kind, ...]] = {"painting": ("paint", "upscale", "compare", "describe"), "training": ("train", "tune", "evaluate")}
 _UNITS = {"paint": "steps", "load": "models", "wait": ""}  # of every other phase: pictures
 _REPORT_SECONDS = 0.1
 _ORPHAN_SECONDS = 30.0  # for a training to save when whoever started the worker is gone
@@ -91,12 +91,8 @@ class Worker:
         """Do the jobs of one lease, and record how each of them ended."""
         reporter = Reporter(self.queue, self.name, lease, jobs, lambda: self._stopping)
         work = {
-            "paint": self._paint,
-            "upscale": self._paint,
-            "describe": self._describe,
-            "train": self._train,
-            "tune": self._train,
-            "evaluate": self._evaluate,
+            **{"paint": self._paint, "upscale": self._paint, "compare": self._compare, "describe": self._describe},
+            **{"train": self._train, "tune": self._train, "evaluate": self._evaluate},
         }
         self._lease = lease
         try:
@@ -172,6 +168,18 @@ class Worker:
         settings = pictures[0].settings.model_dump(mode="json")
         result = {"settings": settings, "seeds": [painted.seed for painted in pictures], "sizes": [p.picture.size for p in pictures]}
         reporter.finish(job.id, paths, result)
+
+    def _compare(self, lease: str, jobs: list[Job], reporter: Reporter) -> None:
+        """The pictures of a sheet, and the sheet, the last of the paths."""
+        from bowerbird.comparison import paint_sheet
+
+        (job,) = jobs
+        request = job.asked()
+        assert isinstance(request, CompareRequest)
+        comparison, folder = request.comparison(), self._folder(job.id, lease)
+        paths = paint_sheet(comparison, folder, self._loaded().get(request.model), reporter)
+        Disk().sync_folder(folder)
+        reporter.finish(job.id, paths, {"columns": comparison.columns, "rows": comparison.rows, "sheet": len(paths) - 1})
 
     def _describe(self, lease: str, jobs: list[Job], reporter: Reporter) -> None:
         """Words for pictures; nothing is downloaded for it."""

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
-from bowerbird.jobs import DescribeRequest, EvaluateRequest, Job, Kind, ModelEntry, State, TrainRequest, TuneRequest
+from bowerbird.jobs import CompareRequest, DescribeRequest, EvaluateRequest, Job, Kind, ModelEntry, State, TrainRequest, TuneRequest
 from bowerbird.jobs.asking import final_words
 from bowerbird.jobs.requests import CAPTIONERS, AnyRequest, read_job_request
 from bowerbird.prompts import lock
@@ -33,7 +33,7 @@ class JobsAsked(BaseModel):
     """Jobs to accept, all or none."""
 
     model_config = ConfigDict(extra="forbid")
-    kind: Literal["paint", "upscale"] = "paint"
+    kind: Literal["paint", "upscale", "compare"] = Field("paint", description="compare: a sheet along `x` and `y`, the last of its paths")
     requests: list[dict[str, Any]] = Field(min_length=1, max_length=1000, description="painting requests; `model` is a name of /api/models")
     previews: int = Field(0, ge=0, le=50, description="how many pictures on the way")
     lock: bool = Field(False, description="the prompts are final: they are read as they stand")
@@ -89,8 +89,10 @@ def routes(serving: Serving) -> APIRouter:
     @router.post("/jobs", status_code=202)
     async def submit(asked: JobsAsked, request: Request) -> list[Job]:
         """Accept painting requests; they are on the disk when this answers."""
-        requests = [_painting(serving, fields) for fields in asked.requests]
+        requests = [_painting(serving, fields, asked.kind) for fields in asked.requests]
         if asked.lock:
+            if asked.kind == "compare":
+                raise ApiError(400, "lock: a sheet's prompts are made anew in each place.", param="lock", code="invalid_value")
             requests = [lock(each) for each in requests]
         for each in requests:
             for place in filter(None, (each.image, each.mask, *(lora.file for lora in each.loras))):
@@ -220,9 +222,10 @@ async def _events(serving: Serving, job_id: str) -> AsyncIterator[bytes]:
         yield b": ping\n\n" if job is None else f"event: job\ndata: {job.model_dump_json()}\n\n".encode()
 
 
-def _painting(serving: Serving, fields: dict[str, Any]) -> PaintRequest:
+def _painting(serving: Serving, fields: dict[str, Any], kind: Kind = "paint") -> PaintRequest:
     """A painting request whose models are looked up by their names."""
-    asked = read_request({**fields, "model": _where(serving, fields.get("model"))})
+    fields = {**fields, "model": _where(serving, fields.get("model"))}
+    asked = read_job_request(CompareRequest, fields) if kind == "compare" else read_request(fields)
     return asked.model_copy(update={"then": [_where(serving, name) for name in asked.then]})
 
 

@@ -35,7 +35,7 @@ PICK = """element.addEventListener("click", (event) => {
 def found(queue: Queue, words: str) -> list[Job]:
     """Finished paintings whose words hold every one of `words`, the newest first."""
     wanted = words.lower().split()
-    jobs = queue.jobs(states=("done",), kinds=("paint", "upscale"), limit=1000)
+    jobs = queue.jobs(states=("done",), kinds=("paint", "upscale", "compare"), limit=1000)
     text = (
         (job, f"{job.request.get('prompt', '')} {job.request.get('label') or ''} {job.request.get('model', '')}".lower()) for job in jobs
     )
@@ -65,7 +65,7 @@ def gallery_tab(queue: Queue, catalogue: Catalogue, form: Form, tab: gr.Tab) -> 
         away = gr.Button("Into the bin", scale=1, variant="stop")
     beside = gr.HTML()
     dropped = gr.File(
-        label="or drop a picture file, of ours or of another program, to paint with its settings", height=110, elem_id="recall"
+        label="or drop a picture file, of ours or of another program, to paint with its settings", height=150, elem_id="recall"
     )
     said = gr.HTML()
 
@@ -136,7 +136,8 @@ def settings_of(picture: Path) -> tuple[dict[str, Any], list[str]]:
 
 def as_asked(fields: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
     """The fields with the words as they were typed, from which the same seed draws the same final words; and whether they were locked."""
-    request = read_request({name: value for name, value in fields.items() if name != "model" and value is not None})
+    known = PaintRequest.model_fields.keys() - {"model"}
+    request = read_request({name: value for name, value in fields.items() if name in known and value is not None})
     if request.asked is None or is_locked(request):
         return dict(fields), request.asked is not None
     return {**fields, **request.asked.model_dump()}, False

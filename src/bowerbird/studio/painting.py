@@ -10,8 +10,9 @@ from typing import Any
 import gradio as gr
 
 from bowerbird.errors import BowerbirdError
-from bowerbird.jobs import Catalogue, Job, ModelEntry, Queue
+from bowerbird.jobs import Catalogue, CompareRequest, Job, ModelEntry, Queue
 from bowerbird.jobs.asking import final_words, paint_request
+from bowerbird.jobs.requests import read_job_request
 from bowerbird.picture_metadata import read_metadata
 from bowerbird.prompts import lock as locked
 from bowerbird.request import PaintRequest
@@ -22,6 +23,7 @@ from bowerbird.studio.words import notes_of, progress_of, sentence
 EXAMPLES = ("3D fluent emoji of a penguin", "noto emoji of a birthday cake", "flat fluent emoji of a police officer")
 PREVIEWS = 8
 TOLD = 20  # final prompts listed of a request that has many
+AXES = {"x": "compare, in columns", "y": "and in rows"}
 UNLOCKED = "() => ['', '', false, '']"  # in the browser: other words are asked anew
 
 
@@ -60,6 +62,8 @@ def paint_tab(queue: Queue, catalogue: Catalogue) -> Form:
         for row in (FOLDED[:2], FOLDED[2:6], FOLDED[6:9], FOLDED[9:12]):
             with gr.Row():
                 folded |= {name: component(name, choices.get(name, ())) for name in row}
+        with gr.Row():
+            axes = {name: gr.Textbox(label=label, info=CompareRequest.model_fields[name].description) for name, label in AXES.items()}
     with gr.Accordion("From a picture: vary it, paint a part anew, continue it, put it into words", open=False, elem_id="from-picture"):
         source = source_part(queue, catalogue, model, [prompt, final, avoid, lock])
     job_ids, drawn = gr.State([]), gr.State({})
@@ -96,14 +100,17 @@ def paint_tab(queue: Queue, catalogue: Catalogue) -> Form:
             if not lock_it and request.expand != "llm":  # the worker asks a language model; one question is enough
                 finals = final_words(entry, request)
                 kept = (finals[0].prompt, finals[0].negative, others(finals), {**drawn_for(finals), "seed": None})
-            (job,) = queue.submit("paint", [request], origin="studio", previews=PREVIEWS)
+            along = fields_of({name: values[each] for name, each in axes.items()})
+            if along:  # a sheet has one picture in each place
+                request = read_job_request(CompareRequest, {**request.model_dump(), "count": 1, **along})
+            (job,) = queue.submit("compare" if along else "paint", [request], origin="studio", previews=PREVIEWS)
         except BowerbirdError as error:
             yield sentence(str(error), "bad"), gr.update(), [], gr.skip(), gr.skip(), gr.skip(), gr.skip()
             return
         for now in queue.follow(job.id):
             yield notes_of(notes) + progress_of(now), _results(now) if now.is_over else _preview(now), [now.id], *kept
             kept = (gr.skip(),) * 4
-        if now.state == "done" and not lock_it:
+        if now.kind == "paint" and now.state == "done" and not lock_it:
             read = PaintRequest.model_validate(now.result["settings"])
             yield gr.skip(), gr.skip(), gr.skip(), read.prompt, read.negative, gr.skip(), {"loras": read.loras}
 
@@ -111,7 +118,7 @@ def paint_tab(queue: Queue, catalogue: Catalogue) -> Form:
         for job_id in ids:
             queue.cancel(job_id)
 
-    everything = {prompt, model, count, final, avoid, lock, drawn, *folded.values(), *source.components()}
+    everything = {prompt, model, count, final, avoid, lock, drawn, *folded.values(), *axes.values(), *source.components()}
     quietly: dict[str, Any] = {"show_progress": "hidden"}
     for event in (go.click, prompt.submit):
         event(paint, everything, [said, shown, job_ids, final, avoid, more, drawn], **quietly, concurrency_limit=None)
@@ -159,6 +166,8 @@ def _preview(job: Job) -> Any:
 def _results(job: Job) -> Any:
     if job.state != "done":
         return gr.update()
+    if job.kind == "compare":
+        return f'<div class="tiles sheet">{tile(job, len(job.paths) - 1)}</div>'
     return f'<div class="tiles">{"".join(tile(job, number) for number in range(len(job.paths)))}</div>{_final_prompt(job.paths)}'
 
 

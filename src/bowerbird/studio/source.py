@@ -20,7 +20,7 @@ from bowerbird.request import PaintRequest
 from bowerbird.studio.form import SIDES, component
 from bowerbird.studio.words import progress_of, sentence
 
-TINT = (225, 60, 60)  # of what is painted anew
+TINT = (230, 0, 180)  # of what is painted anew; a colour that few pictures have
 SHOWN_PX = 768  # the longer side of the picture that is clicked at; clicks count in pixels of the picture itself
 _HERE = Path("picture")
 

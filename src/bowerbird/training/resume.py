@@ -137,7 +137,7 @@ def _begin(run: Run) -> None:
         (run.out / name).mkdir(exist_ok=True)
     require_free(run.out, disk_bytes(run), "this run (its checkpoints and models)")
     write_file(run.disk, run.out / "recipe.toml", write_recipe(run.recipe).encode())
-    write_file(run.disk, run.out / "data.json", run.pictures.report_json())
+    write_file(run.disk, run.out / "data.json", run.pictures.report_json(run.pictures.root.absolute()))
     write_run_state(run.disk, run.out, RunState())
     keep_checkpoint(run)
 
