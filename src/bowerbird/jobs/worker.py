@@ -91,8 +91,13 @@ class Worker:
         """Do the jobs of one lease, and record how each of them ended."""
         reporter = Reporter(self.queue, self.name, lease, jobs, lambda: self._stopping)
         work = {
-            **{"paint": self._paint, "upscale": self._paint, "compare": self._compare, "describe": self._describe},
-            **{"train": self._train, "tune": self._train, "evaluate": self._evaluate},
+            "paint": self._paint,
+            "upscale": self._paint,
+            "compare": self._compare,
+            "describe": self._describe,
+            "train": self._train,
+            "tune": self._train,
+            "evaluate": self._evaluate,
         }
         self._lease = lease
         try:
