@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -159,7 +159,7 @@ def _chosen(run: Run, size: int, twice: bool, needed: int, free: int) -> str:
     return f"memory: an update takes {needed / 1e9:.1f} GB beside the model, of {free / 1e9:.1f} GB that are free: {', '.join(means)}"
 
 
-def settled(recipe: Recipe, micro_batch: int, recompute: bool) -> Recipe:
+def settled(recipe: Recipe, micro_batch: int, recompute: bool | Literal["auto"]) -> Recipe:
     """The recipe with what it left open decided."""
     train = recipe.train.model_copy(update={"micro_batch": recipe.train.micro_batch or micro_batch})
     twice = recompute if recipe.lora.recompute == "auto" else recipe.lora.recompute

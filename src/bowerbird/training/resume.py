@@ -178,7 +178,7 @@ def _left_off(setup: Setup) -> str | None:
 
 def _as_it_began(recipe: Recipe, old: Recipe) -> Recipe:
     """With what a LoRA's recipe leaves open as it was decided then: memory is not asked twice."""
-    return settled(recipe, old.train.micro_batch, old.lora.recompute is True) if recipe.model.network == "lora" else recipe
+    return settled(recipe, old.train.micro_batch, old.lora.recompute) if recipe.model.network == "lora" else recipe
 
 
 def _refuse_to_begin_anew(setup: Setup, run_state: RunState) -> None:
