@@ -272,7 +272,7 @@ def test_what_cannot_be_is_one_sentence(tiny: Any, run: Path, picture_folder: Pa
     refused(PictureFolderError, "neither captions nor class folders.*--trigger sks", tmp_path / "mine", tmp_path / "a", plan(base))
     refused(RecipeError, "no multiple of 64.*nearest is 64", picture_folder, tmp_path / "a", plan(base, "data.size=72"))
     refused(RunError, "another recipe: tune.model differ", picture_folder, run, plan(tiny("sd21").folder, "lora.trigger=sks"))
-    for name in ("x4", "sd15-inpaint"):
+    for name in ("sdxl-inpaint", "sd15-inpaint"):
         with pytest.raises(ModelError, match="paint from words alone"):
             tuning_recipe(locate(tiny(name).folder), [])
     with pytest.raises(ModelError, match=r"is a LoRA. Tune the model it is for"):

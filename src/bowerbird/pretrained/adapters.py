@@ -37,6 +37,7 @@ _ARCHITECTURES = {  # family: ModelSpec's name, kohya's name
     "sd15": ("stable-diffusion-v1", "sd_v1"),
     "sd21": ("stable-diffusion-v2-768-v", "sd_v2_v"),
     "sd21-base": ("stable-diffusion-v2-512", "sd_v2"),
+    "x4": ("stable-diffusion-x4-upscaler", "sd_v2"),
     "sdxl": ("stable-diffusion-xl-v1-base", "sdxl_base_v1-0"),
 }
 
@@ -136,7 +137,7 @@ def lora_metadata(
     tags = Counter(tag for caption in captions for tag in caption.split(", "))
     told = {
         "ss_base_model_version": version,
-        "ss_v2": str(family.name.startswith("sd21")),
+        "ss_v2": str(family.name in ("sd21", "sd21-base", "x4")),
         "ss_sd_model_name": base,
         "ss_new_sd_model_hash": base_sha256,
         "ss_network_module": "networks.lora",
@@ -149,7 +150,7 @@ def lora_metadata(
         "modelspec.implementation": "diffusers",
         "modelspec.title": f"LoRA of {base}",
         "modelspec.resolution": f"{size_px}x{size_px}",
-        "modelspec.prediction_type": "v" if family.name == "sd21" else "epsilon",
+        "modelspec.prediction_type": "v" if family.name in ("sd21", "x4") else "epsilon",
     }
     return told | ({"modelspec.trigger_phrase": trigger, "ss_trigger_words": trigger} if trigger else {})
 

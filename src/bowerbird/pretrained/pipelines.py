@@ -40,11 +40,11 @@ def make_pipeline(parts: Parts, task: Task) -> Any:
     return pipeline
 
 
-def folder_files(parts: Parts, unet: Any) -> Iterator[tuple[str, bytes]]:
+def folder_files(parts: Parts, unet: Any, task: Task) -> Iterator[tuple[str, bytes]]:
     """The files of a diffusers folder of these parts with another U-Net, by name; one in memory at a time."""
     import diffusers
 
-    pipeline = make_pipeline(replace(parts, networks={**parts.networks, "unet": unet}), "text")
+    pipeline = make_pipeline(replace(parts, networks={**parts.networks, "unet": unet}), task)
     own = dict(parts.schedulers["scheduler"])
     pipeline.scheduler = getattr(diffusers, own.pop("_class_name")).from_config(own)
     pipeline.register_modules(scheduler=pipeline.scheduler)

@@ -78,9 +78,11 @@ def tuning_recipe(place: Place, settings: Sequence[str]) -> Recipe:
 def _of_a_lora(place: Place) -> dict[str, Any]:
     """The recipe of a LoRA for a Stable Diffusion, as fields."""
     found = recognise(place.path)
-    if found is None or found.family.kind != "paint":
+    if found is None or found.family.kind == "inpaint":
         what = found.family.words if found else "no Stable Diffusion"
-        raise ModelError(f"{place.where!r} is {what}; LoRAs are made for Stable Diffusion 1.x, 2.x and XL that paint from words alone.")
+        raise ModelError(
+            f"{place.where!r} is {what}; LoRAs are made for Stable Diffusion 1.x, 2.x and XL that paint from words alone, and x4."
+        )
     return {
         "name": f"{Path(place.where).stem}-lora",
         "tune": {"model": place.where},

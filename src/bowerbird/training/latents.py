@@ -153,7 +153,7 @@ class LatentStore:
             self.contents.write_text("".join(f"{content}\n" for content in known))  # without a half line from a kill
         block = DECODED_CHUNKS * self.chunk
         for start in range(0, len(missing), block):
-            pixels = self._pixels(pictures, missing[start : start + block])
+            pixels = self.pixels(pictures, missing[start : start + block])
             for at in range(0, len(pixels), self.chunk):
                 tell(on_progress, Progress("encode", start + at, len(missing)))
                 new = [pictures.examined[index].sha256 for index in missing[start + at : start + at + self.chunk]]
@@ -162,7 +162,7 @@ class LatentStore:
                 known += new
         return known
 
-    def _pixels(self, pictures: Pictures, indices: list[int]) -> NDArray[np.uint8]:
+    def pixels(self, pictures: Pictures, indices: list[int]) -> NDArray[np.uint8]:
         """Those pictures as they are encoded, (n, h, w, 3)."""
         if self.recipe.data.fit == "shape":
             return decode_shaped(pictures, indices, self.recipe.data.size)

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bowerbird.data.picture_set import Pictures
+from bowerbird.locate import locate
 from bowerbird.model_folder import About, Model
+from bowerbird.pretrained import recognise
 from bowerbird.progress import OnProgress
 from bowerbird.recipe import Recipe
 from bowerbird.training.adversary import Adversary
@@ -60,10 +62,13 @@ def choose_objective(
     from bowerbird.training.objectives.adapting import Adapting
     from bowerbird.training.objectives.autoencoding import Autoencoding
     from bowerbird.training.objectives.denoising import Denoising
+    from bowerbird.training.objectives.enlarging import Enlarging
     from bowerbird.training.objectives.upscaling import Upscaling
 
     if recipe.model.network == "lora":
-        return Adapting(recipe, pictures, device, precision, on_progress)
+        found = recognise(locate(recipe.tune.model).path)
+        kind = Enlarging if found is not None and found.family.kind == "upscale" else Adapting
+        return kind(recipe, pictures, device, precision, on_progress)
     if recipe.model.network == "autoencoder":
         return Autoencoding(recipe, pictures, device, precision)
     if recipe.model.network == "upscaler":

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,8 +41,9 @@ from bowerbird.pixels import to_pixels
 from bowerbird.pretrained import recognise
 from bowerbird.pretrained.adapters import AdaptedUNet, adapted, lora_file, lora_metadata
 from bowerbird.pretrained.autoencoders import PretrainedAutoencoder
-from bowerbird.pretrained.loading import Parts, count_unet_weights, load_parts, weights_sha256
+from bowerbird.pretrained.loading import count_unet_weights, load_parts, weights_sha256
 from bowerbird.pretrained.pipelines import folder_files
+from bowerbird.pretrained.plan import Task
 from bowerbird.pretrained.unets import WholeUNet
 from bowerbird.pretrained.words import Words, encoders_of, is_common
 from bowerbird.progress import OnProgress, note
@@ -52,8 +54,6 @@ from bowerbird.training.latents import LatentSamples, LatentStore
 from bowerbird.training.masks import Masks
 from bowerbird.training.objectives.denoising import Denoising, NoisyBatch
 from bowerbird.training.parallel import World
-
-_STABLE_DIFFUSION = Betas(kind="scaled-linear", start=0.00085, end=0.012)
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,9 @@ class PairedBatch(NoisyBatch):
 class Adapting(Denoising):
     """Denoising, with what differs: where network, words and latents come from, and what is saved."""
 
+    task: Task = "text"  # of diffusers' pipelines
+    betas = Betas(kind="scaled-linear", start=0.00085, end=0.012)
+
     def __init__(
         self, recipe: Recipe, pictures: Pictures, device: torch.device, precision: str, on_progress: OnProgress | None = None
     ) -> None:
@@ -87,8 +90,8 @@ class Adapting(Denoising):
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         place = locate(recipe.tune.model)
         found = recognise(place.path)
-        if place.what != "pretrained" or found is None or found.family.kind != "paint":
-            raise ModelError(f"{recipe.tune.model!r} is no Stable Diffusion 1.x, 2.x or XL that paints, so no LoRA can be made for it.")
+        if place.what != "pretrained" or found is None or found.family.kind == "inpaint":
+            raise ModelError(f"{recipe.tune.model!r} is no Stable Diffusion that paints or enlarges, so no LoRA can be made for it.")
         if self.whole:
             _require_memory_for_all(count_unet_weights(place.path), device, on_progress)
         self.place, self.found = place, found
@@ -96,7 +99,8 @@ class Adapting(Denoising):
         self.unet = parts.networks["unet"].to(device)
         self.encoders = {name: encoder.to(device) for name, encoder in encoders_of(parts).items()} if recipe.lora.text_encoders else {}
         self.frozen = (*self.encoders.values(), *(() if self.whole else (self.unet,)))
-        self.schedule = _betas(parts).schedule()
+        self.schedulers = parts.schedulers
+        self.schedule = betas_of(parts.schedulers["scheduler"], self.betas).schedule()
         self.prediction = "eps" if parts.prediction == "epsilon" else "v"
         self.levels = uniform_t(self.schedule)
         self.weight = normalised(WEIGHTINGS[recipe.diffusion.weighting], self.levels, 1.0)
@@ -107,7 +111,7 @@ class Adapting(Denoising):
         self.space = self.samples.space
         self.order = _in_batches(self.latents, pictures)
         self.masks = _masks(pictures, self.latents, on_progress)
-        self.captions = _captions(recipe, pictures)
+        self.captions = self._captions()
         self.prior = _prior(recipe, pictures, store, autoencoder.published_scale(), on_progress)
         texts = (*self.captions.texts, *(self.prior.captions.texts if self.prior else ()))
         self.words = Words(parts, [text for several in texts for text in several], device, on_progress, encoded=not self.encoders)
@@ -138,7 +142,7 @@ class Adapting(Denoising):
         spec = DenoiserSpec(
             prediction=self.prediction,
             time="timestep",
-            betas=_STABLE_DIFFUSION,
+            betas=self.betas,
             sigma_min=self.schedule.sigma_min,
             sigma_max=self.schedule.sigma_max,
             sigma_data=1.0,
@@ -207,7 +211,20 @@ class Adapting(Denoising):
     def _folder(self, network: nn.Module) -> Iterator[tuple[str, bytes]]:
         """The base with this U-Net, whose other parts are read anew, because most of the time they are not in memory."""
         assert isinstance(network, WholeUNet)
-        yield from folder_files(load_parts(self.place.path, self.found, torch.float32), network.unet)
+        yield from folder_files(load_parts(self.place.path, self.found, torch.float32), network.unet, self.task)
+
+    def _captions(self) -> Captions:
+        """What each picture is learnt under: its captions with the trigger word before them, or that word alone."""
+        pictures, trigger = self.pictures, self.recipe.lora.trigger
+        if not trigger:
+            try:
+                return captions_of(pictures)
+            except PictureFolderError as error:
+                raise PictureFolderError(
+                    f"{str(pictures.report['source'])!r} has neither captions nor class folders. Choose a rare word that is to stand for "
+                    "these pictures: --trigger sks; or write captions: bowerbird caption."
+                ) from error
+        return Captions(tuple(tuple(f"{trigger}, {text}" for text in texts) or (trigger,) for texts in pictures.captions), OWN)
 
     def _cond(self, chosen: NDArray[np.int64], samples: NDArray[np.int64], drop: bool) -> Cond:
         return self._told(self.pictures, self.latents, self.captions, chosen, samples, drop)
@@ -273,10 +290,8 @@ def _require_memory_for_all(count: int, device: torch.device, on_progress: OnPro
     note(on_progress, f"{words}{free / 1e9:.1f} GB are free")
 
 
-def _betas(parts: Parts) -> Betas:
-    """The noise schedule the base was trained on, which for all of the family is one."""
-    config = parts.schedulers["scheduler"]
-    ours = _STABLE_DIFFUSION
+def betas_of(config: Mapping[str, Any], ours: Betas) -> Betas:
+    """The noise schedule of a scheduler's config, which for all of the family is `ours`; ModelError else."""
     usual = {"beta_schedule": "scaled_linear", "beta_start": ours.start, "beta_end": ours.end, "num_train_timesteps": ours.num_steps}
     other = [name for name, value in usual.items() if config.get(name, value) != value]
     if other or config.get("rescale_betas_zero_snr"):
@@ -284,7 +299,7 @@ def _betas(parts: Parts) -> Betas:
         raise ModelError(
             f"this model was trained on another noise schedule than Stable Diffusion's ({name} differs); no LoRA is made for it."
         )
-    return _STABLE_DIFFUSION
+    return ours
 
 
 def _check_size(recipe: Recipe, unet: nn.Module, factor: int) -> None:
@@ -295,20 +310,6 @@ def _check_size(recipe: Recipe, unet: nn.Module, factor: int) -> None:
     if size % multiple:
         nearest = max(multiple, round(size / multiple) * multiple)
         raise RecipeError(f"data.size = {size} is no multiple of {multiple}, as this model's pictures are. The nearest is {nearest}.")
-
-
-def _captions(recipe: Recipe, pictures: Pictures) -> Captions:
-    """What each picture is learnt under: its captions with the trigger word before them, or that word alone."""
-    trigger = recipe.lora.trigger
-    if not trigger:
-        try:
-            return captions_of(pictures)
-        except PictureFolderError as error:
-            raise PictureFolderError(
-                f"{str(pictures.report['source'])!r} has neither captions nor class folders. Choose a rare word that is to stand for "
-                "these pictures: --trigger sks; or write captions: bowerbird caption."
-            ) from error
-    return Captions(tuple(tuple(f"{trigger}, {text}" for text in texts) or (trigger,) for texts in pictures.captions), OWN)
 
 
 def _prior(recipe: Recipe, pictures: Pictures, store: LatentStore, scale: Scale | None, on_progress: OnProgress | None) -> Prior | None:
