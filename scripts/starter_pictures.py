@@ -2,8 +2,9 @@
 
     python scripts/starter_pictures.py PICTURES OUT
 
-PICTURES: the project's picture set with its metadata.csv and splits.csv.  OUT/train holds `parts`, `bench`, `more-parts` and
-`more-bench`, OUT/held holds `held`, OUT/unseen `more-held`: pictures of a subject lie on one side, whatever their style.
+PICTURES: the project's picture set with its metadata.csv and splits.csv (scripts/rebuild_pictures.py makes it).  OUT/train holds
+`parts`, `bench`, `more-parts` and `more-bench`, OUT/held holds `held`, OUT/unseen `more-held`: pictures of a subject lie on one side,
+whatever their style.
 """
 
 from __future__ import annotations
