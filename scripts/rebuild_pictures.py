@@ -8,7 +8,7 @@ been told of its packages (apt-get update).  OUT gets birds/, animals/, clipart/
 
 scripts/picture_set.csv.xz has a row a picture, in the set's order: where it lies in its package, caption, label, source, licence,
 subject, split, and the first half of its file's SHA-256.  The same file comes out where librsvg, resvg, Pillow and libwebp draw and
-compress alike; each that does not is named, and is the same picture with other rounding.
+compress alike (Debian 12's, 0.5.0 and 12.3.0 do); each that does not is named, and is the same picture with other rounding.
 
 How each was drawn: vector pictures 256 px large, on white; what is not white cut out, brought to a longest side by Lanczos, in the
 middle of 256 x 256; WebP of quality 88.  photographs: the middle square.  docs/picture-set.md has the sources and whom to credit.
