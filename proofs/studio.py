@@ -430,8 +430,10 @@ def phone(visitor: Visitor) -> dict[str, Any]:
             if not page.get_by_role("tab", name=name).is_visible():  # the tabs that have no room are behind a button
                 page.locator(".overflow-menu button").first.click()
             page.get_by_role("tab", name=name).or_(page.get_by_role("button", name=name, exact=True)).locator("visible=true").first.click()
-            for folded in page.locator("[role=tabpanel] button.label-wrap:not(.open)").locator("visible=true").all():
-                folded.click()
+            folded = page.locator("[role=tabpanel] button.label-wrap:not(.open)").locator("visible=true")
+            while folded.count():
+                folded.first.click()
+                page.wait_for_timeout(300)
             page.wait_for_timeout(1200)
             parts = page.locator("[role=tabpanel] :is(table.told, .tiles, button, input, textarea, p)").locator("visible=true")
             wide = parts.evaluate_all("parts => Math.max(...parts.map((part) => part.getBoundingClientRect().right)) - window.innerWidth")

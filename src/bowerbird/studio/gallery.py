@@ -65,7 +65,7 @@ def gallery_tab(queue: Queue, catalogue: Catalogue, form: Form, tab: gr.Tab) -> 
         away = gr.Button("Into the bin", scale=1, variant="stop")
     beside = gr.HTML()
     dropped = gr.File(
-        label="or drop a picture file, of ours or of another program, to paint with its settings", height=150, elem_id="recall"
+        label="or drop a picture file, of ours or of another program, to paint with its settings", height=170, elem_id="recall"
     )
     said = gr.HTML()
 

@@ -36,7 +36,7 @@ def train_tab(queue: Queue, options: Sequence[str]) -> gr.Timer:
         look = gr.Button("Look through", scale=1)
     drop = gr.File(
         label="or drop pictures here: several, with a .txt of words beside each if you like, or one archive",
-        file_count="multiple", file_types=["image", ".txt", ".json", *ARCHIVES], height=150, elem_id="drop",
+        file_count="multiple", file_types=["image", ".txt", ".json", *ARCHIVES], height=170, elem_id="drop",
     )  # fmt: skip
     found = gr.HTML()
     with gr.Row():
