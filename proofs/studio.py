@@ -412,6 +412,11 @@ def gallery(visitor: Visitor) -> dict[str, Any]:
     visitor.tab("Paint")
     words = visitor.queue.get(str(job_id)).request["prompt"]
     page.wait_for_function("words => document.querySelector('#prompt textarea').value === words", arg=words)
+    jobs = len(visitor.queue.jobs(kinds=("paint",)))
+    visitor.click(page.locator("#paint"))
+    again = visitor.done("paint", jobs)
+    assert again.result["settings"]["prompt"] == visitor.queue.get(str(job_id)).result["settings"]["prompt"]
+    everything += len(again.paths)
     visitor.tab("Gallery")
     page.wait_for_timeout(500)
     visitor.click(visitor.button("Into the bin"))

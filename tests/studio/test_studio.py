@@ -151,7 +151,10 @@ def test_what_the_form_has_no_place_for_is_named(queue: Queue, model_folder: Pat
     assert without(form, fields) == ["image", "outpaint", "exact"]
     Image.new("RGB", (8, 8)).save(tmp_path / "gone.png")
     assert without(form, fields) == ["outpaint", "exact"]
+    updates = dict(zip(form.fields, filled(form, fields), strict=False))
     assert len(filled(form, fields)) == len(form.components())
+    for name in ("expand", "speed", "preset", "sampler"):  # Gradio takes nothing else back
+        assert updates[name]["value"] in [value for _, value in form.fields[name].choices]
 
 
 def test_a_click_covers_what_is_connected_and_alike() -> None:

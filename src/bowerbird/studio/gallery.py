@@ -157,7 +157,7 @@ def without(form: Form, fields: Mapping[str, Any]) -> list[str]:
 
 def filled(form: Form, fields: Mapping[str, Any], model: str | None = None) -> list[Any]:
     """The form with these fields; one that always has a value keeps its own where they name none."""
-    asked, is_final = as_asked(fields)
+    (asked, is_final), usual = as_asked(fields), PaintRequest().model_dump() | {"model": None}
     size = asked.get("size")
     values = {**asked, "size": "x".join(map(str, size)) if size else "", "model": model}
     updates = []
@@ -165,6 +165,8 @@ def filled(form: Form, fields: Mapping[str, Any], model: str | None = None) -> l
         value = values.get(name)
         if value is None and (name == "model" or isinstance(each, gr.Slider | gr.Checkbox)):
             updates.append(gr.skip())
+        elif isinstance(each, gr.Dropdown) and value == usual[name]:  # what the request leaves open is empty here
+            updates.append(gr.update(value=[] if each.multiselect else ""))
         else:
             updates.append(gr.update(value=str(value) if isinstance(each, gr.Textbox) and value is not None else value))
     words = [asked.get("prompt", ""), asked.get("negative", "")] if is_final else ["", ""]
