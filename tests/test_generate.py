@@ -6,19 +6,26 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
+from torch import Tensor
 
 from bowerbird.chain import BatchChain
+from bowerbird.conditions import Condition
+from bowerbird.conditions.image_embedding import ImageEmbedding
+from bowerbird.conditions.label import Label
+from bowerbird.conditions.text import Text
 from bowerbird.diffusion.guidance import keep
 from bowerbird.diffusion.samplers import SAMPLERS
 from bowerbird.diffusion.schedule import karras_grid
 from bowerbird.errors import RequestError
 from bowerbird.generate import open_chain, open_model
 from bowerbird.locate import Opening
+from bowerbird.model_folder import Model, SamplingDefaults
 from bowerbird.painter import OwnPainter, PictureNoise, Source
 from bowerbird.picture_files import save_picture
 from bowerbird.picture_metadata import read_metadata
 from bowerbird.progress import Cancelled, Progress
 from bowerbird.request import PaintRequest
+from bowerbird.training.build import build_denoiser
 from tests.conftest import tiny_recipe
 from tests.test_model_folder import stirred
 
@@ -72,12 +79,48 @@ def counted_calls(painter: OwnPainter, monkeypatch: pytest.MonkeyPatch) -> list[
 
 
 def test_together_is_one_walk(painter: OwnPainter, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten requests cost the network calls of one: that is what a batch is for."""
+    """Ten requests cost the network calls of three: that is what a batch is for."""
     calls = counted_calls(painter, monkeypatch)
-    list(painter.paint(ask(label="cat")))
-    one = len(calls)
-    list(painter.paint_together([ask(label=("cat", "dog")[seed % 2], seed=seed) for seed in range(10)]))
-    assert len(calls) == 2 * one
+    requests = [ask(label=("cat", "dog")[seed % 2], seed=seed) for seed in range(10)]
+    list(painter.paint_together(requests[:3]))
+    three = len(calls)
+    list(painter.paint_together(requests))
+    assert len(calls) == 2 * three
+
+
+CONDITIONED = {
+    "label": {"label": "dog"},
+    "prompt": {"prompt": "a red bird"},
+    "negative": {"negative": "blue"},
+    "a long negative": {"prompt": "a cat", "negative": "blue and very dark, with a house and a tree behind it", "label": "cat"},
+    "what a picture shows": {},
+}
+
+
+@pytest.mark.parametrize("asked", CONDITIONED.values(), ids=CONDITIONED)
+@torch.inference_mode()
+def test_few_pictures_are_guided_in_one_call(asked: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With and without the condition as rows of one batch: within rounding what two calls say, for every condition there is."""
+    torch.manual_seed(0)
+    shown = ImageEmbedding(torch.randn(5, 64), torch.full((5,), -1))
+    conditions: dict[str, Condition] = {"label": Label(("cat", "dog")), "text": Text(torch.ones(30_522)), "image_embedding": shown}
+    denoiser = build_denoiser(tiny_recipe(), (3, 16, 16), conditions).eval()
+    for parameter in denoiser.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    painter = OwnPainter("m", Model(denoiser, conditions=conditions, sampling=SamplingDefaults(sampler="euler", steps=3, guidance=3)))
+    calls = counted_calls(painter, monkeypatch)
+    request = painter.resolve(ask(seed=1, **asked))
+    source, wanted_and_unwanted = painter.source(request), painter.conditions(request, [1, 2])
+
+    def walked() -> Tensor:
+        return painter._walk(request, source, [1, 2], *wanted_and_unwanted, lambda *_: None)
+
+    together = walked()
+    assert len(calls) == 3
+    monkeypatch.setattr("bowerbird.painter.GUIDED_AT_ONCE", 0)
+    apart = walked()
+    assert len(calls) == 3 + 6
+    torch.testing.assert_close(together, apart, rtol=0, atol=1e-4 * float(apart.abs().max()))
 
 
 def test_a_model_that_is_opened_with_what_follows_it_walks_together_too(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +128,7 @@ def test_a_model_that_is_opened_with_what_follows_it_walks_together_too(model_fo
     chain = open_chain(model_folder, CPU)
     assert isinstance(chain, BatchChain) and isinstance(chain.first, OwnPainter)
     calls = counted_calls(chain.first, monkeypatch)
-    list(chain.paint(ask(label="cat")))
+    list(chain.paint(ask(label="cat", count=3)))
     one = len(calls)
     asked = [ask(label="cat", seed=1), ask(label="dog", seed=2, size=(64, 64)), ask(seed=3, label="cat", size=(64, 64))]
     together = dict(chain.paint_together(asked))

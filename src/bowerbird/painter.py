@@ -37,6 +37,7 @@ from bowerbird.repaint import Repaint, canvas_of, is_repainting, open_picture, s
 from bowerbird.request import PaintRequest, read_request
 
 BATCH = 16  # pictures painted together; two cores gain nothing from more
+GUIDED_AT_ONCE = 2  # pictures; for more, two calls cost less than one of twice the rows, all with the longer one's words (docs/text.md)
 OnStep = Callable[[int, int, Tensor], None]
 _STEERING = ("prompt", "negative", "label")  # fields of a request that one condition or another reads
 _NOT_OURS = ("loras", "then", "noise", "consistent")
@@ -195,7 +196,8 @@ class OwnPainter:
         sigmas = source.later(self.sigmas(request))
         eps = noise(torch.empty(len(seeds), *spec.sample_shape, device=device))
         x = self.denoiser.start(eps, float(sigmas[0])) if source.from_noise else source.latents + float(sigmas[0]) * eps
-        denoise = guide(self.denoiser, wanted, unwanted, scale=request.guidance if wanted or unwanted else 1.0)
+        both = self.side_by_side(wanted, unwanted) if len(seeds) <= GUIDED_AT_ONCE else None
+        denoise = guide(self.denoiser, wanted, unwanted, scale=request.guidance if wanted or unwanted else 1.0, both=both)
         sampler, clip = self.sampler(request)
         if clip is not None:
             denoise = clip_x0(denoise, clip)
@@ -266,6 +268,11 @@ class OwnPainter:
             wanted |= condition.asked(request, seeds)
             unwanted |= condition.unwanted(request, len(seeds))
         return to(wanted, self.denoiser.device), to(unwanted, self.denoiser.device)
+
+    def side_by_side(self, wanted: Cond, unwanted: Cond) -> Cond:
+        """The rows of `wanted` and below them those of `unwanted`; what one of the two leaves open says nothing there."""
+        nothing = {name: self.model.conditions[name].nothing(rows) for name, rows in {**wanted, **unwanted}.items()}
+        return _one_below_the_other([{**nothing, **wanted}, {**nothing, **unwanted}])
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,23 @@ def test_scale_zero_outside_the_interval_is_conditional():
     assert torch.equal(guide(Counting(), 0.7, 0.0, scale=0.0, interval=(5.0, 9.0))(X, SIGMA), torch.tanh(X + 0.7))
 
 
+@pytest.mark.parametrize("scale", [0.5, 2.0, 7.5])
+def test_both_conditions_as_rows_of_one_are_one_call(scale):
+    """A picture's row sees its own condition alone, so that it does not matter in which call it lies; 0 and 1 need no second row."""
+    calls = []
+
+    def model(x, sigma, cond):
+        calls.append(len(x))
+        return torch.tanh(x + sigma[:, None, None, None] * cond)
+
+    cond, uncond = torch.full((4, 1, 1, 1), 0.7, dtype=torch.float64), torch.zeros(4, 1, 1, 1, dtype=torch.float64)
+    apart = guide(model, cond, uncond, scale)(X, SIGMA)
+    together = guide(model, cond, uncond, scale, both=torch.cat([cond, uncond]))
+    torch.testing.assert_close(together(X, SIGMA), apart, rtol=0, atol=1e-14)
+    assert calls == [4, 4, 8]
+    assert torch.equal(guide(model, cond, uncond, 1.0, both=cond)(X, SIGMA), model(X, SIGMA, cond))
+
+
 def test_clipping_comes_after_guidance():
     """Guidance overshoots; the clip is the last word and does not touch what is inside."""
     guided = guide(Counting(), 0.7, 0.0, 10.0)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from bowerbird import draws
 from bowerbird.models.conditioning import Cond
@@ -57,6 +57,9 @@ class Condition(Protocol):
 
     def unwanted(self, request: PaintRequest, count: int) -> Cond:
         """What guidance leads away from; by default, nothing."""
+
+    def nothing(self, like: Tensor) -> Tensor:
+        """As many rows as `like` has, of its shape, that say nothing: what a model sees where this condition is left open."""
 
     def remarks(self, request: PaintRequest) -> Iterator[str]:
         """What whoever asks should know of how the request is read, each as the rest of a sentence: "this model ..."."""

@@ -103,6 +103,9 @@ class ImageEmbedding:
     def unwanted(self, request: PaintRequest, count: int) -> Cond:
         return {}
 
+    def nothing(self, like: Tensor) -> Tensor:
+        return torch.zeros_like(like)
+
     def remarks(self, request: PaintRequest) -> Iterator[str]:
         yield from ()
 

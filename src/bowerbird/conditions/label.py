@@ -68,6 +68,9 @@ class Label:
     def unwanted(self, request: PaintRequest, count: int) -> Cond:
         return {}
 
+    def nothing(self, like: Tensor) -> Tensor:
+        return torch.full_like(like, len(self.names))
+
     def remarks(self, request: PaintRequest) -> Iterator[str]:
         yield from ()
 

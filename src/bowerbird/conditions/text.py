@@ -100,6 +100,9 @@ class Text:
         read = tokens(text)
         return {self.name: padded([read]).expand(count, -1)} if read else {}
 
+    def nothing(self, like: Tensor) -> Tensor:
+        return torch.zeros_like(like)
+
     def remarks(self, request: PaintRequest) -> Iterator[str]:
         words = text_encoder.words(request.prompt)
         unreadable = [word for word, its in words if UNKNOWN in its]

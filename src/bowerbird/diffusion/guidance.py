@@ -26,11 +26,13 @@ def guide(
     uncond: Condition,
     scale: float = 1.0,
     interval: tuple[float, float] | None = None,
+    both: Condition | None = None,
 ) -> Denoise:
     """Classifier-free guidance: away from what the model paints without the condition.  arXiv:2207.12598.
 
     `interval` (lowest, highest sigma) limits it: under strong noise it narrows what can be painted, under weak noise it
-    does nothing (arXiv:2404.07724).
+    does nothing (arXiv:2404.07724).  `both`: the rows of `cond` and below them those of `uncond`; one call then answers for both, so that
+    weights are read once.
     """
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
@@ -40,6 +42,9 @@ def guide(
             return model(x, sigma, cond)
         if scale == 0:
             return model(x, sigma, uncond)
+        if both is not None:
+            x0, x0_uncond = model(torch.cat([x, x]), torch.cat([sigma, sigma]), both).chunk(2)
+            return torch.lerp(x0_uncond, x0, scale)
         return torch.lerp(model(x, sigma, uncond), model(x, sigma, cond), scale)
 
     return denoise
