@@ -15,6 +15,7 @@ from PIL import Image
 
 from bowerbird.jobs import Catalogue, Queue
 from bowerbird.mcp import create_tools
+from tests.odd_text import ODD
 from tests.server.conftest import Served
 
 
@@ -118,3 +119,14 @@ def test_what_is_impossible_is_said_to_the_assistant(served: Served, tool: str, 
 def test_models_are_told(served: Served) -> None:
     (answer,) = call(served, ("list_models", {}))
     assert {"starter", "pets"} <= {one["name"] for one in json.loads(answer.content[0].text)}
+
+
+def test_any_text_is_a_picture_or_one_sentence(served: Served) -> None:
+    """As prompt and as what to avoid; half a pair of surrogates is not UTF-8, so no assistant can send it."""
+    asked = {
+        name: {"prompt": text, "negative": text, "model": "starter", "steps": 1, "seed": 1, "guidance": 1} for name, text in ODD.items()
+    }
+    del asked["half a pair"]
+    for name, answer in zip(asked, call(served, *(("generate", fields) for fields in asked.values())), strict=True):
+        said = answer.content[0].text
+        assert answer.content[-1].type == "image" or (answer.is_error and 10 < len(said) < 400 and "\n" not in said), (name, said[:400])

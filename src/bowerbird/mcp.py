@@ -58,7 +58,7 @@ def create_tools(
     @tools.tool(structured_output=False)
     async def generate(
         ctx: Context[Any, Any],
-        prompt: Annotated[str, Field(description="what to paint", max_length=20_000)],
+        prompt: Annotated[str, Field(description="what to paint")],
         model: ModelName = None,
         count: Annotated[int, _of("count", {"ge": 1, "le": MAX_COUNT})] = 1,
         size: Annotated[str | None, Field(description="WIDTHxHEIGHT in pixels; the model's own when left out")] = None,
@@ -86,7 +86,7 @@ def create_tools(
 
     @tools.tool()
     async def final_prompt(
-        prompt: Annotated[str, Field(description="what to paint", max_length=20_000)],
+        prompt: Annotated[str, Field(description="what to paint")],
         model: ModelName = None,
         count: Annotated[int, _of("count", {"ge": 1, "le": MAX_COUNT})] = 1,
         negative: Annotated[str | None, _of("negative")] = None,
@@ -106,7 +106,7 @@ def create_tools(
     @tools.tool(structured_output=False)
     async def compare(
         ctx: Context[Any, Any],
-        prompt: Annotated[str, Field(description="what to paint", max_length=20_000)],
+        prompt: Annotated[str, Field(description="what to paint")],
         x: Annotated[str, Field(description=CompareRequest.model_fields["x"].description)],
         y: Annotated[str | None, Field(description=CompareRequest.model_fields["y"].description)] = None,
         model: ModelName = None,
@@ -156,7 +156,7 @@ def create_tools(
         ctx: Context[Any, Any],
         picture: Picture,
         strength: Annotated[float | None, _of("strength", {"ge": 0, "le": 1})] = None,
-        prompt: Annotated[str | None, Field(description="other words; those it was painted with when left out", max_length=20_000)] = None,
+        prompt: Annotated[str | None, Field(description="other words; those it was painted with when left out")] = None,
         count: Annotated[int, _of("count", {"ge": 1, "le": MAX_COUNT})] = 1,
         mask_at: Annotated[list[int] | None, _of("mask_at")] = None,
         mask_tolerance: Annotated[int | None, _of("mask_tolerance", {"ge": 0, "le": 255})] = None,

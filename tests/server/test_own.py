@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from bowerbird.picture_metadata import read_metadata
+from tests.odd_text import ODD
 from tests.server.conftest import Served
 
 
@@ -140,3 +141,29 @@ def test_automatic1111s_lists_and_errors(served: Served) -> None:
 def test_no_url_is_fetched(served: Served, image: str) -> None:
     answer = served.client.post("/sdapi/v1/img2img", json={"init_images": [image], "prompt": "x"})
     assert answer.status_code == 400
+
+
+@pytest.mark.parametrize("place", ["/v1/images/generations", "/sdapi/v1/txt2img", "/api/jobs"])
+def test_any_text_is_a_picture_or_one_sentence(served: Served, place: str) -> None:
+    """As prompt and as what to avoid, on every way in, of a model that reads words; JSON carries any character, half a pair too."""
+    jobs = []
+    for name, text in ODD.items():
+        common = {"prompt": text, "steps": 1, "seed": 1}
+        bodies: dict[str, dict[str, object]] = {
+            "/v1/images/generations": {**common, "negative": text, "guidance": 1, "model": "starter"},
+            "/sdapi/v1/txt2img": {**common, "negative_prompt": text, "cfg_scale": 1},
+            "/api/jobs": {"requests": [{**common, "negative": text, "guidance": 1, "model": "starter"}]},
+        }
+        answer = served.client.post(place, content=json.dumps(bodies[place]), headers={"content-type": "application/json"})
+        if answer.status_code == 400:
+            said = answer.json()
+            message = said["errors"] if place.startswith("/sdapi") else said["error"]["message"]
+            assert 10 < len(message) < 400 and "\n" not in message, name
+        elif place == "/api/jobs":
+            assert answer.status_code == 202, name
+            jobs.append(answer.json()[0]["id"])
+        else:
+            assert answer.status_code == 200 and (answer.json().get("data") or answer.json()["images"]), name
+    for job in jobs:
+        end = list(served.queue.follow(job, 60))[-1]
+        assert end.state == "done" and len(end.paths) == 1, end.request["prompt"][:20]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from bowerbird.studio.painting import paint_tab
 from bowerbird.studio.run import PLACE, WithStudio
 from bowerbird.studio.source import SHOWN_PX, covered, in_the_picture, tinted, usual_strength
 from bowerbird.studio.training import Trial, keep_dropped
+from tests.odd_text import ODD
 
 BIRDS = Path(__file__).parents[2] / "examples/birds"
 
@@ -155,6 +157,20 @@ def test_what_the_form_has_no_place_for_is_named(queue: Queue, model_folder: Pat
     assert len(filled(form, fields)) == len(form.components())
     for name in ("expand", "speed", "preset", "sampler"):  # Gradio takes nothing else back
         assert updates[name]["value"] in [value for _, value in form.fields[name].choices]
+
+
+def test_any_text_is_accepted_or_refused_in_one_sentence(queue: Queue, model_folder: Path) -> None:
+    """As prompt and as what to avoid.  What is accepted is painted by the same worker for every face."""
+    with gr.Blocks() as page:
+        form = paint_tab(queue, Catalogue([model_folder.parent]))
+    paint = next(each for each in page.fns.values() if each.name == "paint")
+    typed = {each: getattr(each, "value", None) for each in paint.inputs} | {form.fields["model"]: "starter"}
+    assert paint.fn is not None
+    for name, text in ODD.items():
+        before = len(queue.jobs())
+        said = next(paint.fn(typed | {form.fields["prompt"]: text, form.fields["negative"]: text}))[0]
+        refused = re.fullmatch(r'<p class="sentence bad"[^>]*>[^\n]{10,400}</p>', said)
+        assert len(queue.jobs()) == before + (not refused), (name, said[:400])
 
 
 def test_a_click_covers_what_is_connected_and_alike() -> None:

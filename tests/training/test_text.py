@@ -18,6 +18,7 @@ from bowerbird.recipe import write_recipe
 from bowerbird.request import PaintRequest
 from tests.conftest import Bowerbird, run_command, tiny_recipe
 from tests.data.small_cub import small_cub
+from tests.odd_text import ODD
 from tests.training.runs import Notes
 
 
@@ -73,22 +74,6 @@ def test_words_steer(painter: OwnPainter) -> None:
     one = painted("an indigo bunting")
     assert not np.array_equal(one, painted("a laysan albatross"))
     assert np.array_equal(one, painted("An Indigo BUNTING"))
-
-
-ODD = {
-    "empty": "",
-    "blank": " \n\t ",
-    "ten thousand characters": "red bird, " * 1_000,
-    "one word of ten thousand": "x" * 10_000,
-    "too long by far": "x" * 30_000,
-    "emoji": "🐦🔥 👩‍👩‍👧",
-    "right to left": "طائر أحمر ציפור",
-    "turned around": "\u202ebird\u202c",
-    "control characters": "a\x07bird\x1b[31m\x7f",
-    "null bytes": "a\0bird\0\0",
-    "half a pair": "\ud83d bird",
-    "open brackets": "[[[((({{{",
-}
 
 
 @pytest.mark.parametrize("prompt", ODD.values(), ids=ODD)
