@@ -45,7 +45,7 @@ PLACES = {
     "at the bottom left": (9, 23),
     "at the bottom right": (23, 23),
 }
-SIZES = {"small": 4.0, "middle-sized": 5.5, "large": 7.5}  # half the side, pixels
+SIZES = {"small": 4.0, "medium": 5.5, "large": 7.5}  # half the side, pixels
 SHAPES = ("circle", "square", "triangle", "cross")
 GEOMETRY = {"circle": (np.pi, 0.0), "square": (4.0, 0.0), "triangle": (2.0, 1 / 3), "cross": (20 / 9, 0.0)}  # area, centroid, for half = 1
 SEEN_OF_EACH, PAINTED_OF_EACH = 14, 4

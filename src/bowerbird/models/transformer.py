@@ -77,7 +77,7 @@ class Transformer(nn.Module):
             if config.stem_channels
             else None
         )
-        self.embed = nn.Conv2d(config.stem_channels or config.channels, width, patch, stride=patch)
+        self.embed = PatchEmbedding(config.stem_channels or config.channels, width, patch, stride=patch)
         self.position = nn.Linear(4 * POSITIONS, width) if config.absolute else None
         self.time = nn.Sequential(FourierFeatures(width, config.max_frequency), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.conditions = tuple(parts or ())
@@ -116,9 +116,8 @@ class Transformer(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor, cond: Cond | None = None) -> Tensor:
         fine = self.stem(x) if self.stem is not None else x  # (B, stem_channels, H, W)
-        tokens = self.embed(fine)  # (B, W, h, w)
-        height, width = tokens.shape[2:]
-        tokens = tokens.flatten(2).transpose(1, 2)  # (B, h*w, W)
+        height, width = (side // self.config.patch for side in x.shape[2:])
+        tokens = self.embed(fine)  # (B, h*w, W)
         if self.position is not None:
             tokens = tokens + self.position(positions(height, width, x.device))
         level = self.time(time)  # (B, W)
@@ -215,6 +214,18 @@ def beside(tokens: Tensor, rotary: Tensor, steering: Sequence[Steering]) -> tupl
 def conv(channels_in: int, channels_out: int) -> nn.Conv2d:
     """3x3, same size."""
     return nn.Conv2d(channels_in, channels_out, 3, padding=1)
+
+
+class PatchEmbedding(nn.Conv2d):
+    """(B, C, H, W) -> a token for each patch, (B, h*w, W): a convolution whose windows touch, computed as the matrix product it is.
+
+    As a convolution it would come out wrong, by more than the output itself, for some shapes on a CPU that multiplies bf16 in
+    tiles (AMX): 16 channels in patches of 4x4 or 8x8 are among them (PyTorch 2.13; pytorch/pytorch#169688 is of the same kind).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        patches = F.pixel_unshuffle(x, self.kernel_size[0])  # (B, C*p*p, h, w)
+        return F.linear(patches.flatten(2).transpose(1, 2), self.weight.flatten(1), self.bias)
 
 
 class FourierFeatures(nn.Module):
