@@ -44,20 +44,6 @@ def test_equal_conditions_make_any_scale_harmless():
     torch.testing.assert_close(guide(Counting(), 0.7, 0.7, 12.0)(X, SIGMA), torch.tanh(X + 0.7), rtol=0, atol=1e-14)
 
 
-@pytest.mark.parametrize(("interval", "calls"), [(None, 2), ((1.0, 3.0), 2), ((2.0, 2.0), 2), ((2.1, 9.0), 1), ((0.0, 1.9), 1)])
-def test_outside_its_interval_guidance_is_off_and_costs_nothing(interval, calls):
-    """Both ends belong to the interval; outside it the plain conditional model answers, whatever the scale."""
-    model = Counting()
-    x0 = guide(model, 0.7, 0.0, scale=3.0, interval=interval)(X, SIGMA)
-    assert len(model.asked) == calls
-    if calls == 1:
-        assert torch.equal(x0, torch.tanh(X + 0.7))
-
-
-def test_scale_zero_outside_the_interval_is_conditional():
-    assert torch.equal(guide(Counting(), 0.7, 0.0, scale=0.0, interval=(5.0, 9.0))(X, SIGMA), torch.tanh(X + 0.7))
-
-
 @pytest.mark.parametrize("scale", [0.5, 2.0, 7.5])
 def test_both_conditions_as_rows_of_one_are_one_call(scale):
     """A picture's row sees its own condition alone, so that it does not matter in which call it lies; 0 and 1 need no second row."""

@@ -25,20 +25,15 @@ def guide(
     cond: Condition,
     uncond: Condition,
     scale: float = 1.0,
-    interval: tuple[float, float] | None = None,
     both: Condition | None = None,
 ) -> Denoise:
     """Classifier-free guidance: away from what the model paints without the condition.  arXiv:2207.12598.
 
-    `interval` (lowest, highest sigma) limits it: under strong noise it narrows what can be painted, under weak noise it
-    does nothing (arXiv:2404.07724).  `both`: the rows of `cond` and below them those of `uncond`; one call then answers for both, so that
-    weights are read once.
+    `both`: the rows of `cond` and below them those of `uncond`; one call then answers for both, so that weights are read once.
     """
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        # a sampler gives the whole batch one noise level, so the first speaks for all
-        outside = interval is not None and not interval[0] <= float(sigma[0]) <= interval[1]
-        if scale == 1 or outside:
+        if scale == 1:
             return model(x, sigma, cond)
         if scale == 0:
             return model(x, sigma, uncond)
