@@ -21,7 +21,7 @@ from bowerbird import hardware
 from bowerbird.canvas import Size, close_up, region_to_repaint, squared
 from bowerbird.diffusion.guidance import Clip, clip_x0, guide, keep
 from bowerbird.diffusion.samplers import SAMPLERS, Sampler, ddim_with_clip, ddpm_fixed_large
-from bowerbird.diffusion.schedule import karras_grid, timestep_grid
+from bowerbird.diffusion.schedule import angle_grid, karras_grid, timestep_grid
 from bowerbird.errors import RequestError, did_you_mean
 from bowerbird.model_folder import Model
 from bowerbird.models.conditioning import Cond, to
@@ -38,6 +38,7 @@ from bowerbird.request import PaintRequest, read_request
 
 BATCH = 16  # pictures painted together; two cores gain nothing from more
 GUIDED_AT_ONCE = 2  # pictures; for more, two calls cost less than one of twice the rows, all with the longer one's words (docs/text.md)
+SPREAD = 2.0  # of the grid's angles, times sigma_data: best at 4 to 8 steps with guidance and without (docs/lab-log.md, 2026-11-28)
 OnStep = Callable[[int, int, Tensor], None]
 _STEERING = ("prompt", "negative", "label")  # fields of a request that one condition or another reads
 _NOT_OURS = ("loras", "then", "noise", "consistent")
@@ -252,13 +253,20 @@ class OwnPainter:
             return to_picture(self.model.space.decode(x0[None])[0].float())
 
     def sigmas(self, request: PaintRequest) -> Tensor:
-        """The noise levels to walk down: a DDPM's own timesteps for its own samplers, Karras' grid for the others."""
+        """The noise levels to walk down, to 0.
+
+        A model on a DDPM's schedule has its own timesteps for its own samplers and Karras' grid for the others, as elsewhere; every other
+        has evenly spaced angles, on which few steps go far.
+        """
         assert request.steps is not None
         own = self.denoiser.spec.steps or Steps()
         if self.denoiser.schedule is not None and (request.sampler == "ddpm" or (request.sampler == "ddim" and self.denoiser.spec.steps)):
             ends_at_zero = own.ends_at_zero or request.sampler == "ddpm"
             return timestep_grid(request.steps, self.denoiser.schedule, own.spacing, own.offset, ends_at_zero)
-        return karras_grid(request.steps, self.denoiser.spec.sigma_min, self.denoiser.spec.sigma_max)
+        spec = self.denoiser.spec
+        if self.denoiser.schedule is not None:
+            return karras_grid(request.steps, spec.sigma_min, spec.sigma_max)
+        return angle_grid(request.steps, spec.sigma_min, spec.sigma_max, SPREAD * spec.sigma_data)
 
     def conditions(self, request: PaintRequest, seeds: list[int]) -> tuple[Cond, Cond]:
         """What to paint, and what guidance leads away from; both empty where nothing is asked for."""

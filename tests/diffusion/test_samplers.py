@@ -8,7 +8,7 @@ import torch
 
 from bowerbird.diffusion.guidance import clip_x0
 from bowerbird.diffusion.samplers import SAMPLERS
-from bowerbird.diffusion.schedule import VPSchedule, karras_grid, linear_betas, timestep_grid
+from bowerbird.diffusion.schedule import VPSchedule, angle_grid, karras_grid, linear_betas, timestep_grid
 from tests.oracles import Gaussian, Mixture
 
 GENERATOR = torch.Generator().manual_seed(3)
@@ -48,6 +48,34 @@ def test_order_of_convergence(name, order, oracle):
     factors = [coarse / fine for coarse, fine in pairwise(errors)]
     assert factors == pytest.approx([2**order] * 3, rel=0.08)
     assert factors[-1] == pytest.approx(2**order, rel=0.02)
+
+
+def test_on_the_angle_grid_every_step_of_euler_leaves_the_path_by_the_same_share():
+    """Of the path's own size, for Gaussian data of the grid's spread; the error of a step grows with its square."""
+    oracle = Gaussian(mean=0.0)
+
+    def shares(num_steps: int) -> torch.Tensor:
+        sigmas, off = angle_grid(num_steps, SIGMA_MIN, SIGMA_MAX, oracle.std), []
+        for sigma, sigma_next in pairwise(sigmas.tolist()):
+            end = SAMPLERS["euler"](oracle.denoise, UNIT, torch.tensor([sigma, sigma_next]), no_noise, ignore)
+            exact = oracle.follow(UNIT, sigma, sigma_next)
+            off.append(float(((end - exact) / exact).abs().max()))
+        return torch.tensor(off)
+
+    few, many = shares(100), shares(200)
+    assert float(many.max() / many.min()) < 1.1 and float(few.mean() / many.mean()) == pytest.approx(4, rel=0.05)
+
+
+@pytest.mark.parametrize("oracle", [Gaussian(), TWO_MODES, Mixture()], ids=["gaussian", "two modes", "mixture"])
+@pytest.mark.parametrize(("name", "num_steps"), [("euler", 4), ("euler", 8), ("euler", 12), ("dpm++2m", 8), ("dpm++2m", 12)])
+def test_few_steps_end_nearer_on_the_angle_grid(name, num_steps, oracle):
+    """Than on Karras', whose last levels lie where the path is straight by then."""
+    end = oracle.follow(SIGMA_MAX * UNIT, SIGMA_MAX, 0.0)
+
+    def error(sigmas: torch.Tensor) -> float:
+        return float((SAMPLERS[name](oracle.denoise, SIGMA_MAX * UNIT, sigmas, no_noise, ignore) - end).square().mean())
+
+    assert error(angle_grid(num_steps, SIGMA_MIN, SIGMA_MAX, 1.0)) < error(karras_grid(num_steps, SIGMA_MIN, SIGMA_MAX)) / 1.5
 
 
 @pytest.mark.parametrize("name", ["heun", "dpm++2m"])

@@ -8,6 +8,7 @@ import torch
 from bowerbird.diffusion.schedule import (
     SIGMA_CAP,
     VPSchedule,
+    angle_grid,
     cosine_betas,
     flow_sigma_from_t,
     flow_t_from_sigma,
@@ -132,6 +133,20 @@ def test_the_karras_grid_is_uniform_in_the_root_of_sigma():
     """Second differences of sigma^(1/7) vanish."""
     root = karras_grid(20, 0.002, 80.0)[:-1] ** (1 / 7)
     assert float(root.diff().diff().abs().max() / root.diff().abs().max()) < 1e-12
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 4, 12, 50, 1000])
+def test_the_angle_grid_falls_strictly_and_stays_where_the_network_was_asked(num_steps):
+    sigmas = angle_grid(num_steps, 0.05, 20.0, 2.0)
+    assert_is_grid(sigmas, num_steps)
+    assert float(sigmas[0]) == 20.0
+    assert num_steps == 1 or float(sigmas[-2]) >= 0.05 * (1 - 1e-9)
+
+
+def test_the_angle_grid_is_even_in_the_angle():
+    """To the end, while its last level lies above sigma_min."""
+    angles = (angle_grid(12, 0.05, 20.0, 2.0) / 2.0).arctan()
+    assert float(angles.diff().diff().abs().max()) < 1e-12
 
 
 def test_more_steps_than_timesteps_are_refused():

@@ -119,6 +119,21 @@ def karras_grid(num_steps: int, sigma_min: float, sigma_max: float, rho: float =
     return _ending_at_zero(root**rho)
 
 
+def angle_grid(num_steps: int, sigma_min: float, sigma_max: float, spread: float) -> Tensor:
+    """sigma = spread * tan(theta), theta evenly spaced down to 0: a few long steps, each of which bends alike.
+
+    The path of Gaussian data of standard deviation s runs along sqrt(s^2 + sigma^2).  A step of Euler of length h leaves it by
+    h^2 s^2 / 2 (s^2 + sigma^2)^(3/2); that is the same share of the path's own size everywhere when steps are as long as
+    s^2 + sigma^2, which is to say evenly spaced in arctan(sigma / s).  The many steps of a long grid end at sigma_min, below which
+    the network was hardly asked.
+    """
+    highest = math.atan(sigma_max / spread)
+    lowest = max(math.atan(sigma_min / spread), highest / num_steps) if num_steps > 1 else highest
+    sigmas = spread * torch.linspace(highest, lowest, num_steps, dtype=torch.float64).tan()
+    sigmas[0] = sigma_max
+    return _ending_at_zero(sigmas)
+
+
 def timesteps(num_steps: int, num_train_steps: int, spacing: str, offset: int = 0) -> Tensor:
     """Whole timesteps as diffusers spaces them, (num_steps,) int64, falling.  arXiv:2305.08891, table 2.
 
