@@ -3,7 +3,7 @@
     python -m benchmarks.painting    about two minutes on one core; writes benchmarks/painting.json
 
 diffusers' side is its DiTPipeline on a DiT of the starter's shape (width 320, 10 blocks, 5 heads, a token a latent, random weights, which
-cost what learnt ones do), classes in place of words, the starter's own decoder, 12 steps of its DPM-Solver++, guidance 4.  Both in
+cost what learnt ones do), classes in place of words, the starter's own decoder, 12 steps of DPM-Solver++, guidance 4.  Both in
 float32 on one thread.  Seconds are of the processor, so that other programs disturb them little.
 """
 
@@ -78,7 +78,7 @@ def main() -> None:
     for side_name, parameters in (("bowerbird", painter.denoiser.network.parameters()), ("diffusers", transformer.parameters())):
         report[side_name] = {"parameters": sum(p.numel() for p in parameters), "seconds a picture": {}}
     for count in COUNTS:
-        request = PaintRequest(prompt=PROMPT, count=count, seed=1, steps=STEPS, guidance=GUIDANCE)
+        request = PaintRequest(prompt=PROMPT, count=count, seed=1, steps=STEPS, sampler="dpm++2m", guidance=GUIDANCE)
         sides: dict[str, Callable[[], Any]] = {
             "bowerbird": partial(_all, painter, request),
             "diffusers": partial(pipeline, [1] * count, guidance_scale=GUIDANCE, num_inference_steps=STEPS),

@@ -15,7 +15,7 @@ from bowerbird.conditions.label import Label
 from bowerbird.conditions.text import Text
 from bowerbird.diffusion.guidance import keep
 from bowerbird.diffusion.samplers import SAMPLERS
-from bowerbird.diffusion.schedule import karras_grid
+from bowerbird.diffusion.schedule import angle_grid, karras_grid
 from bowerbird.errors import RequestError
 from bowerbird.generate import open_chain, open_model
 from bowerbird.locate import Opening
@@ -298,6 +298,14 @@ def test_a_picture_is_continued_on_the_sides_that_are_asked_for(painter: OwnPain
     (painted,) = painter.paint(ask(seed=1, image=photo, outpaint={"left": 8, "bottom": 16}))
     assert painted.picture.size == (56, 56)
     assert (pixels(painted.picture)[:40, 8:] == pixels(Image.open(photo))).all()
+
+
+def test_euler_steps_on_angles_and_others_on_karras_grid(painter: OwnPainter) -> None:
+    """Those of second order paint what they painted; a DDPM's schedule has other tools' grids (test_ddpm_folder)."""
+    spec = painter.denoiser.spec
+    angles, karras = angle_grid(6, spec.sigma_min, spec.sigma_max, 2 * spec.sigma_data), karras_grid(6, spec.sigma_min, spec.sigma_max)
+    for name, grid in (("euler", angles), ("ddim", angles), ("heun", karras), ("dpm++2m", karras), ("ddpm", karras)):
+        assert torch.equal(painter.sigmas(ask(steps=6, sampler=name)), grid)
 
 
 def test_a_known_part_is_reached_exactly() -> None:

@@ -38,7 +38,7 @@ from bowerbird.request import PaintRequest, read_request
 
 BATCH = 16  # pictures painted together; two cores gain nothing from more
 GUIDED_AT_ONCE = 2  # pictures; for more, two calls cost less than one of twice the rows, all with the longer one's words (docs/text.md)
-SPREAD = 2.0  # of the grid's angles, times sigma_data: best at 4 to 8 steps with guidance and without (docs/lab-log.md, 2026-11-28)
+SPREAD = 2.0  # of euler's angles, times sigma_data: best in 4 and in 6 steps, with guidance and without (docs/lab-log.md, 2026-11-28)
 OnStep = Callable[[int, int, Tensor], None]
 _STEERING = ("prompt", "negative", "label")  # fields of a request that one condition or another reads
 _NOT_OURS = ("loras", "then", "noise", "consistent")
@@ -255,8 +255,8 @@ class OwnPainter:
     def sigmas(self, request: PaintRequest) -> Tensor:
         """The noise levels to walk down, to 0.
 
-        A model on a DDPM's schedule has its own timesteps for its own samplers and Karras' grid for the others, as elsewhere; every other
-        has evenly spaced angles, on which few steps go far.
+        A model on a DDPM's schedule has its own timesteps for its own samplers and Karras' grid for the others, as elsewhere.  Of the
+        others euler goes far in few steps on evenly spaced angles; those of second order keep Karras' grid, which more steps suit.
         """
         assert request.steps is not None
         own = self.denoiser.spec.steps or Steps()
@@ -264,9 +264,9 @@ class OwnPainter:
             ends_at_zero = own.ends_at_zero or request.sampler == "ddpm"
             return timestep_grid(request.steps, self.denoiser.schedule, own.spacing, own.offset, ends_at_zero)
         spec = self.denoiser.spec
-        if self.denoiser.schedule is not None:
-            return karras_grid(request.steps, spec.sigma_min, spec.sigma_max)
-        return angle_grid(request.steps, spec.sigma_min, spec.sigma_max, SPREAD * spec.sigma_data)
+        if self.denoiser.schedule is None and request.sampler in ("euler", "ddim"):
+            return angle_grid(request.steps, spec.sigma_min, spec.sigma_max, SPREAD * spec.sigma_data)
+        return karras_grid(request.steps, spec.sigma_min, spec.sigma_max)
 
     def conditions(self, request: PaintRequest, seeds: list[int]) -> tuple[Cond, Cond]:
         """What to paint, and what guidance leads away from; both empty where nothing is asked for."""
