@@ -58,14 +58,13 @@ def judged(model: Path, held: Path, train: Path, count: int) -> dict[str, Any]:
     }
 
 
-def row(found: dict[str, Any]) -> str:
-    """A row of the table in docs/text.md."""
-    scores = found["scores"]
-    kid, caption, copies = ("{value:.0f} ± {margin:.0f}".format(**scores[key]) for key in ("kid", "caption_top_10", "copies"))
-    style, label = (f"{scores[key]['value']:.0f} %" for key in ("style_shown", "label_shown"))
-    taught = f"{found['parameters'] / 1e6:.1f} M | {found['pictures_seen']:,} | {found['hours']:g} h, {found['hardware']}"
-    shown = f"{kid} | {scores['recall']['value']:.2f} | {caption} % | {style} | {label} | {copies} %"
-    return f"| {found['model']} | {taught} | {found['core_hours']:.2g} | {shown} |"
+def scores(found: dict[str, Any]) -> str:
+    """The last columns of its row in docs/text.md."""
+    its = found["scores"]
+    kid, caption = ("{value:.0f} ± {margin:.0f}".format(**its[key]) for key in ("kid", "caption_top_10"))
+    style, label = (f"{its[key]['value']:.0f} %" for key in ("style_shown", "label_shown"))
+    copies = "{value:.1f} ± {margin:.1f} %".format(**its["copies"])
+    return f"{found['core_hours']:.2g} | {kid} | {its['recall']['value']:.2f} | {caption} % | {style} | {label} | {copies} |"
 
 
 def plot(rows: list[dict[str, Any]], target: Path) -> None:
@@ -96,7 +95,7 @@ def main() -> None:
     rows = []
     for model in options.models:
         rows.append(judged(model, options.held, options.train, options.count))
-        print(row(rows[-1]), flush=True)
+        print("|", model.name, "|", scores(rows[-1]), flush=True)
         report = {"machine": machine.describe(), "count": options.count, "models": rows}
         TARGET.write_text(json.dumps(report, indent=1, default=float) + "\n")
     plot(rows, PLOT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 from benchmarks import records
 from benchmarks.__main__ import RECORDS, command
 from benchmarks.entrants import blurred, gaussian, real
+from benchmarks.learning import TARGET as LEARNING
+from benchmarks.learning import scores
 from benchmarks.upscaling import kid_difference
 
 from bowerbird.pixels import Pixels
@@ -21,6 +24,11 @@ DOCS = Path(__file__).parents[1] / "docs"
 def test_the_page_is_what_the_records_say() -> None:
     """No hand-typed number: the page is made again, byte by byte.  Mend with `python -m benchmarks table > docs/benchmarks.md`."""
     assert (DOCS / "benchmarks.md").read_text() == records.page(RECORDS)
+
+
+@pytest.mark.parametrize("found", json.loads(LEARNING.read_text())["models"], ids=lambda found: found["model"])
+def test_what_hours_bring_is_what_was_recorded(found: dict[str, object]) -> None:
+    assert scores(found) in (DOCS / "text.md").read_text()
 
 
 @pytest.mark.parametrize("path", sorted(RECORDS.glob("*.json")), ids=lambda path: path.stem)
