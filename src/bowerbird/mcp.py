@@ -68,6 +68,7 @@ def create_tools(
         preset: Annotated[str | None, _of("preset")] = None,
         speed: Annotated[str | None, _of("speed")] = None,
         expand: Annotated[str | None, _of("expand")] = None,
+        literal: Annotated[list[str] | None, _of("literal")] = None,
         seed: Annotated[int | None, _of("seed", {"ge": 0, "lt": 2**63})] = None,
         steps: Annotated[int | None, _of("steps", {"ge": 1, "le": 1000})] = None,
         guidance: Annotated[float | None, _of("guidance", {"ge": 0, "le": 100})] = None,
@@ -79,7 +80,7 @@ def create_tools(
         """Paint pictures from words."""
         entry = _sentence(catalogue.find, model, True)
         fields: dict[str, Any] = {"count": count, "negative": negative, "label": label, "styles": styles, "preset": preset, "speed": speed}
-        fields |= {"expand": expand, "seed": seed, "steps": steps, "guidance": guidance, "size": _sentence(read_size, size)}
+        fields |= {"expand": expand, "literal": literal, "seed": seed, "steps": steps, "guidance": guidance, "size": _sentence(read_size, size)}
         fields["then"] = [_sentence(catalogue.find, name).where for name in then or ()]
         request, notes = _sentence(paint_request, entry, prompt, fields)
         return await _painted(ctx, _sentence(lock, request) if final else request, entry.name, notes)
@@ -93,11 +94,12 @@ def create_tools(
         styles: Annotated[list[str] | None, _of("styles")] = None,
         preset: Annotated[str | None, _of("preset")] = None,
         expand: Annotated[str | None, _of("expand")] = None,
+        literal: Annotated[list[str] | None, _of("literal")] = None,
         seed: Annotated[int | None, _of("seed", {"ge": 0, "lt": 2**63})] = None,
     ) -> str:
         """What the model would read, after styles and prompt language, before anything is painted; with that seed generate reads it."""
         entry = _sentence(catalogue.find, model, True)
-        fields = {"count": count, "negative": negative, "styles": styles, "preset": preset, "expand": expand, "seed": seed}
+        fields = {"count": count, "negative": negative, "styles": styles, "preset": preset, "expand": expand, "literal": literal, "seed": seed}
         request, notes = _sentence(paint_request, entry, prompt, fields)
         words = await anyio.to_thread.run_sync(lambda: _sentence(final_words, entry, request))
         finals = [{"final_prompt": one.prompt, "avoids": one.negative, "seed": one.seed, "count": one.count} for one in words]
@@ -158,6 +160,7 @@ def create_tools(
         strength: Annotated[float | None, _of("strength", {"ge": 0, "le": 1})] = None,
         prompt: Annotated[str | None, Field(description="other words; those it was painted with when left out")] = None,
         count: Annotated[int, _of("count", {"ge": 1, "le": MAX_COUNT})] = 1,
+        mask: Annotated[Picture | None, _of("mask")] = None,
         mask_at: Annotated[list[int] | None, _of("mask_at")] = None,
         mask_tolerance: Annotated[int | None, _of("mask_tolerance", {"ge": 0, "le": 255})] = None,
         detail: Annotated[bool, _of("detail")] = False,
@@ -166,9 +169,9 @@ def create_tools(
     ) -> list[Any]:
         """Paint variations of a picture, or a part of it anew, or continue it on some sides."""
         before, path = _sentence(_earlier, picture)
-        fields = {**before, "image": path, "strength": strength, "count": count, "seed": None, "asked": None, "mask": None}
+        fields = {**before, "image": path, "strength": strength, "count": count, "seed": None, "asked": None}
         fields["size"] = None if outpaint else fields.get("size")  # continued, it becomes larger
-        fields |= {"mask_at": mask_at, "mask_tolerance": mask_tolerance, "detail": detail, "outpaint": outpaint}
+        fields |= {"mask": None if mask is None else _sentence(_file, mask), "mask_at": mask_at, "mask_tolerance": mask_tolerance, "detail": detail, "outpaint": outpaint}
         entries = {entry.where: entry for entry in catalogue.entries()}
         own = entries.get(str(fields.pop("model", ""))) if model is None else None
         entry = own or _sentence(catalogue.find, model)

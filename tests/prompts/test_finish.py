@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from bowerbird.errors import RequestError
 from bowerbird.picture_files import Painted, encode_picture
 from bowerbird.picture_metadata import read_metadata
 from bowerbird.prompts import changed, finish, is_locked, lock
-from bowerbird.prompts.language import parse, plain
+from bowerbird.prompts.finish import ASKING
+from bowerbird.prompts.language import EVERY_SYNTAX, parse, plain
 from bowerbird.prompts.library import presets, style_families, styles, wildcard_lines, wildcards
 from bowerbird.request import PaintRequest, read_request
 from tests.prompts.test_language import odd_text
@@ -171,8 +173,6 @@ def test_parts_switched_off_are_words(own: Path, text: str) -> None:
 
 
 def test_both_prompts_are_recorded_and_the_picture_locks_them(tmp_path: Path) -> None:
-    from PIL import Image
-
     (one,) = finish(asks(prompt="a __bird__ (big:1.2) <lora:ink:0.5>", styles=["oil"], expand="words"))
     file = tmp_path / "picture.png"
     file.write_bytes(encode_picture(Painted(Image.new("RGB", (8, 8)), 7, one)))
@@ -201,3 +201,32 @@ def test_what_comes_with_the_project_is_whole() -> None:
         if name not in ("loop", "empty"):
             assert len(wildcard_lines(name)) == len(set(wildcard_lines(name)))
             assert "__" not in words(asks(prompt=f"__{name}__"))[0]
+
+
+PARTS = ["a bird", "(big:1.2)", "__colour__", "[[red, blue]]", "<lora:ink:0.5>", r"\(as it is\)", "snake_case"]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.sampled_from(PARTS), max_size=5).map(" ".join),
+    st.sampled_from(["", "(fog:1.4)", "__colour__"]),
+    st.sampled_from([[], ["oil"], ["random", "mine"]]),
+    st.sampled_from([None, "photo"]),
+    st.sampled_from(["off", "words"]),
+    st.sets(st.sampled_from(EVERY_SYNTAX)).map(sorted),
+    st.booleans(),
+)
+def test_each_part_of_the_language_comes_back_from_the_picture(
+    own: Path, prompt: str, negative: str, chosen: list[str], preset: str | None, expand: str, literal: list[str], locked: bool
+) -> None:
+    """What was asked and what was read, of weights, wildcards, arrays, LoRA tags, styles, presets, expansion, `literal` and the lock."""
+    asked = asks(prompt=prompt, negative=negative, preset=preset, literal=literal)
+    if not locked:
+        asked = asked.model_copy(update={"styles": chosen, "expand": expand})
+    for one in [lock(asked)] if locked else finish(asked):
+        file = own / "picture.png"
+        file.write_bytes(encode_picture(Painted(Image.new("RGB", (8, 8)), 7, one)))
+        again = read_request(read_metadata(file).fields)
+        assert again == one and finish(again) == finish(one) and is_locked(again) == is_locked(one)
+        if again.asked is not None and not locked:
+            assert {name: getattr(again.asked, name) for name in ASKING} == {name: getattr(asked, name) for name in ASKING}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import annotated_types
 import gradio as gr
@@ -13,13 +13,13 @@ from bowerbird.jobs import ModelEntry
 from bowerbird.prompts.library import presets, styles
 from bowerbird.prompts.speeds import speeds
 from bowerbird.repaint import USUAL_STRENGTH
-from bowerbird.request import PaintRequest
+from bowerbird.request import PaintRequest, Syntax
 
 SIDES = ("left", "top", "right", "bottom")
 SAMPLERS = ["ddpm", "ddim", "euler", "heun", "dpm++2m", "euler-ancestral", "lcm"]
 MOST_AT_ONCE = 64  # pictures a click may ask for; the command line and the server have no such bound
 FOLDED = (
-    *("negative", "styles", "speed", "preset", "label", "expand", "size", "then", "seed", "steps", "guidance", "sampler"),
+    *("negative", "styles", "speed", "preset", "label", "expand", "literal", "size", "then", "seed", "steps", "guidance", "sampler"),
     *("strength", "mask_tolerance", "detail"),  # of a picture to start from
 )
 
@@ -72,6 +72,8 @@ def component(field: str, choices: Sequence[str] = ()) -> Any:
     told: dict[str, Any] = {"label": field.replace("_", " "), "info": help_of(field)}
     if field == "styles":
         return gr.Dropdown(sorted(styles()), multiselect=True, **told)
+    if field == "literal":
+        return gr.Dropdown(list(get_args(Syntax)), multiselect=True, **told)
     if field == "then":
         return gr.Dropdown(list(choices), multiselect=True, **told)
     if field in _NAMED:

@@ -59,7 +59,7 @@ def paint_tab(queue: Queue, catalogue: Catalogue) -> Form:
     folded: dict[str, Any] = {}
     with gr.Accordion("More settings", open=False):
         choices = {"label": default.labels if default else (), "then": upscalers(catalogue)}
-        for row in (FOLDED[:2], FOLDED[2:6], FOLDED[6:9], FOLDED[9:12]):
+        for row in (FOLDED[:2], FOLDED[2:6], FOLDED[6:10], FOLDED[10:13]):
             with gr.Row():
                 folded |= {name: component(name, choices.get(name, ())) for name in row}
         with gr.Row():
@@ -125,7 +125,7 @@ def paint_tab(queue: Queue, catalogue: Catalogue) -> Form:
     stop.click(cancel, job_ids, None, **quietly, concurrency_limit=None)
     for event in (show.click, reads.expand, lock.input):
         event(foresee, everything, [said, final, avoid, more, drawn], **quietly, concurrency_limit=None)
-    for each in (prompt, *(folded[name] for name in ("negative", "styles", "preset", "expand"))):
+    for each in (prompt, *(folded[name] for name in ("negative", "styles", "preset", "expand", "literal"))):
         each.input(None, None, [final, avoid, lock, more], js=UNLOCKED, **quietly)
         each.input(dict, None, drawn, **quietly, queue=False)
     for each in (final, avoid):
