@@ -83,6 +83,27 @@ def test_a_picture_of_the_users_is_painted_from_and_described(served: Served, tm
     assert refused.is_error and "learnt from are not here" in refused.content[0].text
 
 
+def test_a_mask_is_a_file_that_may_be_read(served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """White is painted anew, black stays; from another machine only what was uploaded can be named."""
+    monkeypatch.chdir(tmp_path)
+    picture, mask = Path("picture.png"), Path("mask.png")
+    Image.effect_noise((64, 64), 80).convert("RGB").save(picture)
+    Image.new("L", (64, 64)).save(mask)
+    asked = {"picture": str(picture), "model": "starter", "prompt": "a heart", "mask": str(mask)}
+    (kept,) = call(served, ("vary", asked))
+    assert Image.open(io.BytesIO(base64.b64decode(kept.content[1].data))).tobytes() == Image.open(picture).tobytes()
+    (missing,) = call(served, ("vary", {**asked, "mask": "nope.png"}))
+    assert missing.is_error and "nope.png" in missing.content[0].text
+    tools = create_tools(served.queue, served.serving.catalogue, may_read=lambda place: place == picture)
+
+    async def from_afar() -> Any:
+        async with Client(tools) as client:
+            return await client.call_tool("vary", asked)
+
+    refused = anyio.run(from_afar)
+    assert refused.is_error and "mask.png" in refused.content[0].text
+
+
 def test_settings_are_compared_on_one_sheet(served: Served) -> None:
     (answer,) = call(served, ("compare", {"prompt": "a cat", "model": "pets", "x": "steps=1,2", "y": "seed=1,2"}))
     assert json.loads(answer.content[0].text)["model"] == "pets" and len(answer.content) == 2

@@ -80,7 +80,14 @@ def create_tools(
         """Paint pictures from words."""
         entry = _sentence(catalogue.find, model, True)
         fields: dict[str, Any] = {"count": count, "negative": negative, "label": label, "styles": styles, "preset": preset, "speed": speed}
-        fields |= {"expand": expand, "literal": literal, "seed": seed, "steps": steps, "guidance": guidance, "size": _sentence(read_size, size)}
+        fields |= {
+            "expand": expand,
+            "literal": literal,
+            "seed": seed,
+            "steps": steps,
+            "guidance": guidance,
+            "size": _sentence(read_size, size),
+        }
         fields["then"] = [_sentence(catalogue.find, name).where for name in then or ()]
         request, notes = _sentence(paint_request, entry, prompt, fields)
         return await _painted(ctx, _sentence(lock, request) if final else request, entry.name, notes)
@@ -99,7 +106,15 @@ def create_tools(
     ) -> str:
         """What the model would read, after styles and prompt language, before anything is painted; with that seed generate reads it."""
         entry = _sentence(catalogue.find, model, True)
-        fields = {"count": count, "negative": negative, "styles": styles, "preset": preset, "expand": expand, "literal": literal, "seed": seed}
+        fields = {
+            "count": count,
+            "negative": negative,
+            "styles": styles,
+            "preset": preset,
+            "expand": expand,
+            "literal": literal,
+            "seed": seed,
+        }
         request, notes = _sentence(paint_request, entry, prompt, fields)
         words = await anyio.to_thread.run_sync(lambda: _sentence(final_words, entry, request))
         finals = [{"final_prompt": one.prompt, "avoids": one.negative, "seed": one.seed, "count": one.count} for one in words]
@@ -171,7 +186,13 @@ def create_tools(
         before, path = _sentence(_earlier, picture)
         fields = {**before, "image": path, "strength": strength, "count": count, "seed": None, "asked": None}
         fields["size"] = None if outpaint else fields.get("size")  # continued, it becomes larger
-        fields |= {"mask": None if mask is None else _sentence(_file, mask), "mask_at": mask_at, "mask_tolerance": mask_tolerance, "detail": detail, "outpaint": outpaint}
+        fields |= {
+            "mask": None if mask is None else _sentence(_file, mask),
+            "mask_at": mask_at,
+            "mask_tolerance": mask_tolerance,
+            "detail": detail,
+            "outpaint": outpaint,
+        }
         entries = {entry.where: entry for entry in catalogue.entries()}
         own = entries.get(str(fields.pop("model", ""))) if model is None else None
         entry = own or _sentence(catalogue.find, model)
