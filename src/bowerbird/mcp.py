@@ -126,13 +126,14 @@ def create_tools(
         prompt: Annotated[str, Field(description="what to paint")],
         x: Annotated[str, Field(description=CompareRequest.model_fields["x"].description)],
         y: Annotated[str | None, Field(description=CompareRequest.model_fields["y"].description)] = None,
+        z: Annotated[str | None, Field(description=CompareRequest.model_fields["z"].description)] = None,
         model: ModelName = None,
         seed: Annotated[int | None, _of("seed", {"ge": 0, "lt": 2**63})] = None,
     ) -> list[Any]:
         """The same picture under changed settings, side by side on one labelled sheet."""
         entry = _sentence(catalogue.find, model, True)
         painting, notes = _sentence(paint_request, entry, prompt, {"seed": seed})
-        request = _sentence(read_job_request, CompareRequest, {**painting.model_dump(), "x": x, "y": y})
+        request = _sentence(read_job_request, CompareRequest, {**painting.model_dump(), "x": x, "y": y, "z": z})
         job = await _done(ctx, "compare", request)
         return [json.dumps({"model": entry.name, "notes": [*notes, *job.notes]}, ensure_ascii=False), Image(path=job.paths[-1])]
 

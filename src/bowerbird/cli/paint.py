@@ -78,6 +78,7 @@ def generate(
     ] = None,
     x: Annotated[str | None, typer.Option("--x", help="a labelled sheet with a column for each value, such as steps=5,10,20")] = None,
     y: Annotated[str | None, typer.Option("--y", help="with --x: a row for each value, such as guidance=1,4")] = None,
+    z: Annotated[str | None, typer.Option("--z", help="with --x and --y: a section for each value, such as seed=1,2")] = None,
     sheet: Annotated[bool, typer.Option("--sheet", help="a labelled sheet of the prompt's arrays, [[red, blue]]")] = False,
     out: Annotated[Path, typer.Option(help="folder for the pictures")] = Path("pictures"),
 ) -> None:
@@ -140,12 +141,12 @@ def generate(
         from bowerbird.painted_set import paint_prompts
 
         as_set = partial(paint_prompts, requests, out)
-    if x is not None or y is not None or sheet:
+    if sheet or any(axis is not None for axis in (x, y, z)):
         from bowerbird.comparison import comparison_of, paint_sheet
 
         if prompts is not None or len(requests) > 1:
             raise RequestError("a sheet compares settings for one request; leave out --prompts, and give --image a picture, no folder.")
-        comparison = comparison_of(requests[0], x, y)
+        comparison = comparison_of(requests[0], x, y, z)
         requests, as_set = list(comparison.requests), partial(paint_sheet, comparison, out)
     if per_label is not None:
         from bowerbird.painted_set import paint_per_label

@@ -20,6 +20,7 @@ class CompareRequest(PaintRequest):
 
     x: str | None = Field(None, description="a labelled sheet with a column for each value, such as steps=5,10,20")
     y: str | None = Field(None, description="with x: a row for each value, such as guidance=1,4")
+    z: str | None = Field(None, description="with x and y: a section for each value, such as seed=1,2")
 
     @model_validator(mode="after")
     def _is_a_sheet(self) -> CompareRequest:
@@ -29,7 +30,7 @@ class CompareRequest(PaintRequest):
     def comparison(self) -> Comparison:
         """What is to be painted; RequestError where it makes no sheet."""
         request = PaintRequest(**{name: getattr(self, name) for name in PaintRequest.model_fields})
-        return comparison_of(request, self.x, self.y)
+        return comparison_of(request, self.x, self.y, self.z)
 
 
 class RunRequest(BaseModel):

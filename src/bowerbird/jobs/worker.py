@@ -184,7 +184,8 @@ class Worker:
         comparison, folder = request.comparison(), self._folder(job.id, lease)
         paths = paint_sheet(comparison, folder, self._loaded().get(request.model), reporter)
         Disk().sync_folder(folder)
-        reporter.finish(job.id, paths, {"columns": comparison.columns, "rows": comparison.rows, "sheet": len(paths) - 1})
+        labels = {"columns": comparison.columns, "rows": comparison.rows, "sections": comparison.sections}
+        reporter.finish(job.id, paths, {**labels, "sheet": len(paths) - 1})
 
     def _describe(self, lease: str, jobs: list[Job], reporter: Reporter) -> None:
         """Words for pictures; nothing is downloaded for it."""

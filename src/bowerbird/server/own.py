@@ -33,7 +33,7 @@ class JobsAsked(BaseModel):
     """Jobs to accept, all or none."""
 
     model_config = ConfigDict(extra="forbid")
-    kind: Literal["paint", "upscale", "compare"] = Field("paint", description="compare: a sheet along `x` and `y`, the last of its paths")
+    kind: Literal["paint", "upscale", "compare"] = Field("paint", description="compare: a sheet along `x`, `y`, `z`, the last of its paths")
     requests: list[dict[str, Any]] = Field(min_length=1, max_length=1000, description="painting requests; `model` is a name of /api/models")
     previews: int = Field(0, ge=0, le=50, description="how many pictures on the way")
     lock: bool = Field(False, description="the prompts are final: they are read as they stand")

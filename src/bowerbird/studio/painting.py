@@ -23,7 +23,7 @@ from bowerbird.studio.words import notes_of, progress_of, sentence
 EXAMPLES = ("3D fluent emoji of a penguin", "noto emoji of a birthday cake", "flat fluent emoji of a police officer")
 PREVIEWS = 8
 TOLD = 20  # final prompts listed of a request that has many
-AXES = {"x": "compare, in columns", "y": "and in rows"}
+AXES = {"x": "compare, in columns", "y": "and in rows", "z": "and in sections"}
 UNLOCKED = "() => ['', '', false, '']"  # in the browser: other words are asked anew
 
 
