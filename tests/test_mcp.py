@@ -105,9 +105,10 @@ def test_a_mask_is_a_file_that_may_be_read(served: Served, tmp_path: Path, monke
 
 
 def test_settings_are_compared_on_one_sheet(served: Served) -> None:
-    (answer,) = call(served, ("compare", {"prompt": "a cat", "model": "pets", "x": "steps=1,2", "y": "seed=1,2"}))
+    (answer,) = call(served, ("compare", {"prompt": "a cat", "model": "pets", "x": "steps=1,2", "y": "seed=1,2", "z": "guidance=1,2"}))
     assert json.loads(answer.content[0].text)["model"] == "pets" and len(answer.content) == 2
-    assert min(Image.open(io.BytesIO(base64.b64decode(answer.content[1].data))).size) > 2 * 16
+    width, height = Image.open(io.BytesIO(base64.b64decode(answer.content[1].data))).size
+    assert width > 2 * 16 and height > 4 * 16
 
 
 def test_a_training_is_started_watched_and_stopped(served: Served, picture_folder: Path) -> None:

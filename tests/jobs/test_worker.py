@@ -204,7 +204,7 @@ def test_a_sheet_is_the_command_lines(queue: Queue, model_folder: Path, tmp_path
 
 def test_what_makes_no_sheet_is_refused_at_once(model_folder: Path) -> None:
     locked = lock(paint(model_folder, prompt="a bird")).model_dump()
-    for fields, words in (({"x": "steps"}, "no axis"), ({}, "one array or two"), ({**locked, "x": "styles=,oil"}, "locked")):
+    for fields, words in (({"x": "steps"}, "no axis"), ({}, "one array, two or three"), ({**locked, "x": "styles=,oil"}, "locked")):
         with pytest.raises(RequestError, match=words):
             read_job_request(CompareRequest, {"model": "m", **fields})
 

@@ -109,7 +109,7 @@ def test_a_point_and_a_detail(generate: Generate, tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (("--y", "steps=1,2"), "first, x"),
-        (("--sheet",), "one array or two"),
+        (("--sheet",), "one array, two or three"),
         (("--mask-at", "5"), "X,Y"),
         (("--mask-at", "5,5"), "image"),
         (("--detail",), "mask"),
