@@ -56,7 +56,7 @@ SETTINGS = [
     "condition.text=true",
     "data.held_out=0.05",
     "train.pictures=190_000",
-    "diffusion.location=1.5",  # where a thing is shows through ten times the noise that hides its outline: it must be decided above that
+    "diffusion.location=1.5",  # a place shows through noise that hides outlines: only above that is it read from the words
 ]
 
 

@@ -130,8 +130,9 @@ def compare(request: PaintRequest, x: str, y: str | None = None, z: str | None =
 
 
 def compare_arrays(request: PaintRequest) -> Comparison:
-    """The comparison that a prompt with one array, two or three asks for: the last along the columns, the one before down the rows, and
-    the one before that section by section."""
+    """The comparison that the arrays of a prompt ask for, three at most: the last along the columns, the one before it down the rows, and
+    the one before that section by section.
+    """
     prompt = parse(request.prompt, request.literal)
     values = [[plain(value) or "nothing" for value in choices((part,))] for part in prompt if isinstance(part, Array)]
     finals = [{"prompt": show(each)} for each in choices(prompt)]
