@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "bowerbird"
 FLOORS = (
     "errors progress draws formats reading threads",
     "recipe request storage cache",
-    "prompts hardware weights pixels pages picture_files picture_metadata convert diffusion canvas",
+    "prompts hardware weights pixels pages picture_files picture_folder picture_metadata convert diffusion canvas",
     "repaint",
     "data models",
     "conditions pretrained safety captioning",

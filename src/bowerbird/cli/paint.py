@@ -13,14 +13,13 @@ import typer
 
 from bowerbird.cli.app import app
 from bowerbird.cli.console import asker, print_result, progress_bar
-from bowerbird.errors import PictureFolderError, RequestError, ResourceError
+from bowerbird.errors import RequestError, ResourceError
+from bowerbird.picture_folder import for_each_picture, pictures_of
 from bowerbird.progress import OnProgress
 from bowerbird.request import PaintRequest, Syntax, read_request
 
 if TYPE_CHECKING:
     from bowerbird.painter import Painter
-
-_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
 
 def words_of(field: str, form: str = "") -> str:
@@ -129,10 +128,8 @@ def generate(
         from bowerbird.painted_set import read_prompts
 
         requests = read_prompts(prompts, given)
-    elif image is not None and image.is_dir():
-        requests = [read_request({**given, **each}) for each in _each_picture(image, mask)]
     else:
-        requests = [read_request(given)]
+        requests = for_each_picture(read_request(given))
     if lock:
         from bowerbird.prompts import lock as locked
 
@@ -155,28 +152,6 @@ def generate(
     _paint(context, requests, out, family, prediction, autoencoder, as_set=as_set)
 
 
-def _each_picture(folder: Path, masks: Path | None) -> list[dict[str, Path]]:
-    """The pictures in a folder by name, each with the mask of the same stem where `masks` is a folder."""
-    pictures = pictures_in(folder)
-    if masks is None or not masks.is_dir():
-        return [{"image": picture} for picture in pictures]
-    by_stem = {mask.stem: mask for mask in pictures_in(masks)}
-    missing = [picture.name for picture in pictures if picture.stem not in by_stem]
-    if missing:
-        raise RequestError(
-            f"{str(masks)!r} has no mask for {missing[0]!r} ({len(missing)} of {len(pictures)} have none). Name masks like pictures."
-        )
-    return [{"image": picture, "mask": by_stem[picture.stem]} for picture in pictures]
-
-
-def pictures_in(folder: Path) -> list[Path]:
-    """The picture files of a folder, by name; sub-folders and files of other kinds are left alone."""
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in _PICTURES and path.is_file() and path.name[0] != ".")
-    if not found:
-        raise PictureFolderError(f"there is no picture in {str(folder)!r}. Supported: {' '.join(_PICTURES)}.")
-    return found
-
-
 @app.command()
 def upscale(
     context: typer.Context,
@@ -192,10 +167,9 @@ def upscale(
     out: Annotated[Path, typer.Option(help="folder for the pictures")] = Path("pictures"),
 ) -> None:
     """Enlarge pictures: the same request as generate, with an image."""
-    each = [picture for path in pictures for picture in (pictures_in(path) if path.is_dir() else [path])]
     settings: dict[str, Any] = {"prompt": prompt, "seed": seed, "steps": steps, "noise": noise, "consistent": consistent}
     settings |= {"model": model, "size": _read_size(size), "format": image_format}
-    asked = [read_request({**settings, "image": picture}) for picture in each]
+    asked = [read_request({**settings, "image": picture}) for picture in pictures_of(pictures)]
     _paint(context, asked, out, enlarged=True)
 
 

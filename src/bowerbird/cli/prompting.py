@@ -10,8 +10,8 @@ import typer
 
 from bowerbird.cli.app import app
 from bowerbird.cli.console import asker, print_result, progress_bar
-from bowerbird.cli.paint import pictures_in
 from bowerbird.errors import RequestError
+from bowerbird.picture_folder import pictures_of
 
 
 @app.command()
@@ -60,7 +60,7 @@ def describe(
     from bowerbird import hardware
     from bowerbird.describing import words_for
 
-    each = [picture for path in pictures for picture in (pictures_in(path) if path.is_dir() else [path])]
+    each = pictures_of(pictures)
     if (like is None) == (by is None):
         raise RequestError("describe in whose words? Give --like RUN or FOLDER for those of captioned pictures, or --with a captioner.")
     options = context.obj
