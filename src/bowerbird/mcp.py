@@ -22,7 +22,7 @@ from bowerbird.errors import BowerbirdError
 from bowerbird.jobs import Catalogue, CompareRequest, Job, Kind, Queue, TrainRequest
 from bowerbird.jobs.asking import describe_request, final_words, paint_request, read_size
 from bowerbird.jobs.requests import CAPTIONERS, DEFAULT_RECIPE, AnyRequest, read_job_request
-from bowerbird.prompts import lock
+from bowerbird.prompts import in_words, lock
 from bowerbird.recipe import built_in_recipes
 from bowerbird.request import PaintRequest
 
@@ -117,7 +117,7 @@ def create_tools(
         }
         request, notes = _sentence(paint_request, entry, prompt, fields)
         words = await anyio.to_thread.run_sync(lambda: _sentence(final_words, entry, request))
-        finals = [{"final_prompt": one.prompt, "avoids": one.negative, "seed": one.seed, "count": one.count} for one in words]
+        finals = [{"final_prompt": in_words(one), "avoids": one.negative, "seed": one.seed, "count": one.count} for one in words]
         return json.dumps({"finals": finals, "notes": notes}, ensure_ascii=False)
 
     @tools.tool(structured_output=False)
@@ -268,7 +268,7 @@ def create_tools(
         settings = job.result["settings"]
         said = {
             "model": model,
-            "final_prompt": settings["prompt"],
+            "final_prompt": in_words(PaintRequest.model_validate(settings)),
             "label": settings["label"],
             "seeds": job.result["seeds"],
             "size": "x".join(map(str, job.result["sizes"][0])),

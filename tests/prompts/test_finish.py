@@ -14,7 +14,7 @@ from PIL import Image
 from bowerbird.errors import RequestError
 from bowerbird.picture_files import Painted, encode_picture
 from bowerbird.picture_metadata import read_metadata
-from bowerbird.prompts import changed, finish, is_locked, lock
+from bowerbird.prompts import changed, finish, in_words, is_locked, lock
 from bowerbird.prompts.finish import ASKING
 from bowerbird.prompts.language import EVERY_SYNTAX, parse, plain
 from bowerbird.prompts.library import presets, style_families, styles, wildcard_lines, wildcards
@@ -70,12 +70,35 @@ def test_finishing_is_final(own: Path, prompt: str, negative: str, chosen: list[
 @given(odd_text, odd_text, st.sampled_from([None, "photo"]))
 def test_a_locked_prompt_is_read_as_it_stands(own: Path, prompt: str, negative: str, preset: str | None) -> None:
     """Syntax and all; a preset sets other fields and adds no words.  A finished request is locked only if it was asked so."""
-    final = lock(asks(prompt=prompt[:300], negative=negative[:100], preset=preset))
+    final = lock(asks(prompt=prompt[:300], negative=negative[:100], preset=preset, literal=["loras"]))
     assert finish(final) == [final] and is_locked(final) and final == lock(final)
     assert (final.prompt, final.negative) == (prompt[:300], negative[:100])
     assert final.model_copy(update={"asked": None, "prompt": "", "negative": ""}) == lock(asks(preset=preset)).model_copy(
         update={"asked": None}
     )
+
+
+@given(odd_text, st.sampled_from(["", "a (__colour__<lora:ink:0.5>:1.2) [[red,<lora:birds/robin>blue]] bird"]))
+def test_a_final_prompt_in_words_is_locked_to_the_same_request(own: Path, prompt: str, tagged: str) -> None:
+    """Its LoRAs too: whoever passes the words on, edited or not, passes on all that they say."""
+    try:
+        done = finish(asks(prompt=prompt[:300] + tagged))
+    except RequestError:
+        return
+    for one in done:
+        again = lock(asks(prompt=in_words(one)))
+        assert (again.prompt, again.loras) == (one.prompt, one.loras) and again == lock(again)
+
+
+def test_lora_tags_of_a_locked_prompt_act(own: Path) -> None:
+    final = lock(asks(prompt="a (bird <lora:ink:0.5>:1.2) [[red, <lora:birds/robin>]]"))
+    assert [(lora.file, lora.weight) for lora in final.loras] == [
+        (own / "loras/ink.safetensors", 0.5),
+        (own / "loras/birds/robin.safetensors", 1),
+    ]
+    assert final.prompt == "a (bird:1.2) [[red, ]]" and is_locked(final)
+    with pytest.raises(RequestError, match="no lora 'inc'"):
+        lock(asks(prompt="a bird <lora:inc>"))
 
 
 def test_words_that_were_made_are_not_locked_words(own: Path) -> None:

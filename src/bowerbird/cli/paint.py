@@ -192,6 +192,7 @@ def _paint(
     from bowerbird.locate import Opening
     from bowerbird.painted_set import free_name
     from bowerbird.picture_files import SUFFIXES, check_fits, save_picture
+    from bowerbird.prompts import in_words
 
     for request in requests:
         check_fits(request)
@@ -217,7 +218,7 @@ def _paint(
                 path = out / free_name(out, name, SUFFIXES[painted.settings.format])
                 save_picture(painted, path, "algorithmicallyEnhanced" if enlarged else None)
                 paths.append(str(path))
-                finals.append({"picture": str(path), "prompt": painted.settings.prompt, "negative": painted.settings.negative})
+                finals.append({"picture": str(path), "prompt": in_words(painted.settings), "negative": painted.settings.negative})
     print_result(context, {"pictures": paths, "final": finals}, "\n".join(paths))
     if len(finals) > 1:
         typer.echo(f"look at {_write_sheet(out, finals)}", err=True)

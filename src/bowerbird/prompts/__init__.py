@@ -5,6 +5,6 @@ finish(request) is all that a face needs.  Nothing here loads torch.
 
 from __future__ import annotations
 
-from bowerbird.prompts.finish import announced, changed, finish, is_locked, lock
+from bowerbird.prompts.finish import announced, changed, finish, in_words, is_locked, lock, with_preset
 
-__all__ = ["announced", "changed", "finish", "is_locked", "lock"]
+__all__ = ["announced", "changed", "finish", "in_words", "is_locked", "lock", "with_preset"]

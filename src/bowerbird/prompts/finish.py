@@ -2,6 +2,7 @@
 
     finish(request)     requests whose prompt is final: the words as the model reads them, weights included
     lock(request)       its prompt is final as it stands
+    in_words(final)     a final prompt for people, with the tags of its LoRAs, so that it can be edited and locked
     changed(fields, …)  an earlier request with changes; other words unlock its prompt
 
 A finished request says in `asked` what it was made from, and is left as it is: finishing again, on whatever face, changes
@@ -16,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby, product
 from math import prod
+from pathlib import Path
 from typing import Any
 
 from bowerbird.errors import RequestError
@@ -57,21 +59,33 @@ def announced(request: PaintRequest, vocabulary: Vocabulary | None, on_progress:
     for number, final in enumerate(finish(request, vocabulary)):
         if on_progress is not None and final.asked is not None and number < ANNOUNCED:
             avoid = f"; avoiding: {final.negative}" if final.negative else ""
-            note(on_progress, f"final prompt: {final.prompt}{avoid}")
+            note(on_progress, f"final prompt: {in_words(final)}{avoid}")
         yield final
 
 
+def in_words(final: PaintRequest) -> str:
+    """The final prompt and the LoRAs that were tags in what was typed, as tags again: locked, these words mean the same request."""
+    added = final.loras[len(final.asked.loras) :] if final.asked is not None else []
+    names = {file: name for name, file in loras().items()} if added else {}
+    tags = (show((LoraTag(names[lora.file], lora.weight),)) for lora in added if lora.file in names)
+    return " ".join(filter(None, (final.prompt, *tags)))
+
+
 def lock(request: PaintRequest) -> PaintRequest:
-    """The request with its prompt and negative final: they are read as they stand.
+    """The request with its prompt and negative final: they are read as they stand, but for LoRA tags, which become `loras`.
 
     A preset still sets what is left open, but adds no words.  RequestError where words are asked for that a final prompt cannot take.
     """
+    if is_locked(request):
+        return request
     for name in ("styles", "expand"):
         if getattr(request, name) != _SPENT[name]:
             raise RequestError(f"a locked prompt is read as it stands, so it takes no {name}. Leave that out, or do not lock the prompt.")
-    words = {"prompt": request.prompt, "negative": request.negative}
     given = with_preset(request)
-    return given.model_copy(update={**_SPENT, **words, "asked": Asked(**words, loras=given.loras)})
+    prompt, tags = _without_tags(parse(request.prompt, request.literal))
+    words = {"prompt": show(prompt) if tags else request.prompt, "negative": request.negative}
+    every = [*given.loras, *_files_of(tags, loras() if tags else {})]
+    return given.model_copy(update={**_SPENT, **words, "loras": every, "asked": Asked(**words, loras=every)})
 
 
 def is_locked(request: PaintRequest) -> bool:
@@ -203,14 +217,14 @@ class _Maker:
     def make(self, choice: Prompt, seed: int) -> _Final:
         draws = _Draws(seed)
         chosen_styles = [self._style(name, draws) for name in self.request.styles]
-        words, tags = self._resolve(choice, draws)
+        words, tags = _without_tags(self._resolve(choice, draws))
         words = _then(words, Words(self._expansion(plain(words), seed)))
-        avoid, _ = self._resolve(self.negative, draws)
+        avoid = self._words(self.negative, draws)
         for style in chosen_styles:
             before, after = self._around(style, words)
-            words = trimmed(joined(self._resolve(before, draws)[0], words, self._resolve(after, draws)[0]))
-            avoid = _then(avoid, *self._resolve(parse(style.negative), draws)[0])
-        return _Final(show(words), show(avoid), tuple(self._lora(tag) for tag in tags))
+            words = trimmed(joined(self._words(before, draws), words, self._words(after, draws)))
+            avoid = _then(avoid, *self._words(parse(style.negative), draws))
+        return _Final(show(words), show(avoid), tuple(_files_of(tags, self.loras)))
 
     def _style(self, name: str, draws: _Draws) -> Style:
         return self.styles[draws.choose("style", sorted(self.styles)) if name == RANDOM else name]
@@ -232,29 +246,25 @@ class _Maker:
             self.answers[text] = by_language_model(text, self.request.seed)
         return self.answers[text]
 
-    def _resolve(self, prompt: Prompt, draws: _Draws, depth: int = 0) -> tuple[Prompt, list[LoraTag]]:
-        """Words and weights alone, and the LoRA tags taken out."""
+    def _words(self, prompt: Prompt, draws: _Draws) -> Prompt:
+        """Words and weights alone, of what can bring no LoRA along."""
+        return _without_tags(self._resolve(prompt, draws))[0]
+
+    def _resolve(self, prompt: Prompt, draws: _Draws, depth: int = 0) -> Prompt:
+        """With each wildcard's line in its place."""
         parts: list[Prompt] = []
-        tags: list[LoraTag] = []
         for part in prompt:
             match part:
-                case LoraTag():
-                    tags.append(part)
-                    continue
                 case Weighted(inside, weight):
-                    inner, more = self._resolve(inside, draws, depth)
+                    inner = self._resolve(inside, draws, depth)
                     parts.append((Weighted(inner, weight),) if inner else ())
                 case Wildcard(name):
-                    inner, more = self._resolve(self._drawn(name, draws, depth), draws, depth + 1)
-                    parts.append(inner)
+                    parts.append(self._resolve(self._drawn(name, draws, depth), draws, depth + 1))
                 case Array():
                     raise AssertionError("arrays are chosen before")
                 case _:
                     parts.append((part,))
-                    continue
-            tags += more
-        words = joined(*parts)
-        return (trimmed(tuple(_single_spaced(part) for part in words)) if tags else words), tags
+        return joined(*parts)
 
     def _drawn(self, name: str, draws: _Draws, depth: int) -> Prompt:
         if depth >= MAX_NESTED:
@@ -263,11 +273,35 @@ class _Maker:
             self.lines[name] = wildcard_lines(name)
         return parse(draws.choose(f"wildcard/{name.lower()}", self.lines[name]), {*self.request.literal, "arrays"})
 
-    def _lora(self, tag: LoraTag) -> Lora:
-        file = named(tag.name.removesuffix(".safetensors"), self.loras, "lora")
+
+def _without_tags(prompt: Prompt) -> tuple[Prompt, list[LoraTag]]:
+    """The prompt without its LoRA tags, and the tags."""
+    parts: list[Prompt] = []
+    tags: list[LoraTag] = []
+    for part in prompt:
+        match part:
+            case LoraTag():
+                tags.append(part)
+            case Weighted(inside, weight):
+                inner, more = _without_tags(inside)
+                parts.append((Weighted(inner, weight),) if inner else ())
+                tags += more
+            case Array(options):
+                inners = [_without_tags(option) for option in options]
+                parts.append((Array(tuple(inner for inner, _ in inners)),))
+                tags += [tag for _, more in inners for tag in more]
+            case _:
+                parts.append((part,))
+    words = joined(*parts)
+    return (trimmed(tuple(_single_spaced(part) for part in words)) if tags else words), tags
+
+
+def _files_of(tags: list[LoraTag], known: Mapping[str, Path]) -> Iterator[Lora]:
+    for tag in tags:
+        file = named(tag.name.removesuffix(".safetensors"), known, "lora")
         if abs(tag.weight) > 4:
             raise RequestError(f"the LoRA {tag.name!r} is to act with weight {tag.weight:g}; -4 to 4 are possible.")
-        return Lora(file=file, weight=tag.weight)
+        yield Lora(file=file, weight=tag.weight)
 
 
 def _then(words: Prompt, *more: Any) -> Prompt:

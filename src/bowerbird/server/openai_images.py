@@ -23,7 +23,7 @@ from starlette.datastructures import UploadFile
 
 from bowerbird.jobs import Job, Kind, ModelEntry
 from bowerbird.jobs.asking import paint_request, read_size
-from bowerbird.prompts import lock
+from bowerbird.prompts import in_words, lock
 from bowerbird.request import PaintRequest
 from bowerbird.server.errors import RESPONSES, ApiError, of_job
 from bowerbird.server.serving import Serving
@@ -202,10 +202,11 @@ async def _answer(serving: Serving, request: Request, asked: Any, event: str, pi
         return StreamingResponse(_stream(serving, jobs[0], entry, asked, event, notes), media_type="text/event-stream", headers=_LIVE)
     (job,) = await serving.over(await serving.submit(kind, [asked_for], request), request)
     as_url = asked.response_format == "url" or (asked.response_format is None and (asked.model or "").startswith("dall-e"))
-    data = []
-    for number, path in enumerate(_result(job)):
+    data, paths = [], _result(job)
+    read = in_words(PaintRequest.model_validate(job.result["settings"])) or None
+    for number, path in enumerate(paths):
         content = {"url": f"{str(request.base_url).rstrip('/')}/pictures/{job.id}/{number}"} if as_url else {"b64_json": _base64(path)}
-        data.append(Picture(**content, revised_prompt=job.result["settings"]["prompt"] or None, seed=job.result["seeds"][number]))
+        data.append(Picture(**content, revised_prompt=read, seed=job.result["seeds"][number]))
     answer = ImagesAnswer(
         created=int(job.created), data=data, model=entry.name, notes=[*notes, *job.notes], usage=_usage(), **_looks(job, asked)
     )

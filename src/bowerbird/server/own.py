@@ -16,7 +16,7 @@ from starlette.datastructures import UploadFile
 from bowerbird.jobs import CompareRequest, DescribeRequest, EvaluateRequest, Job, Kind, ModelEntry, State, TrainRequest, TuneRequest
 from bowerbird.jobs.asking import final_words
 from bowerbird.jobs.requests import CAPTIONERS, AnyRequest, read_job_request
-from bowerbird.prompts import lock
+from bowerbird.prompts import in_words, lock
 from bowerbird.recipe import built_in_recipes, recipe_text
 from bowerbird.request import PaintRequest, read_request
 from bowerbird.server.errors import RESPONSES, ApiError
@@ -104,7 +104,7 @@ def routes(serving: Serving) -> APIRouter:
         """The final prompts of a painting request, before it is painted, one for each that differs; with that seed they are painted."""
         entry = serving.catalogue.find(None if asked.get("model") is None else str(asked["model"]))
         words = await run_in_threadpool(final_words, entry, _painting(serving, asked))
-        return [Final(prompt=one.prompt, negative=one.negative, seed=one.seed, count=one.count) for one in words]
+        return [Final(prompt=in_words(one), negative=one.negative, seed=one.seed, count=one.count) for one in words]
 
     @router.post("/describe", status_code=202)
     async def describe(asked: DescribeRequest, request: Request) -> Job:

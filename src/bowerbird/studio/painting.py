@@ -14,6 +14,7 @@ from bowerbird.jobs import Catalogue, CompareRequest, Job, ModelEntry, Queue
 from bowerbird.jobs.asking import final_words, paint_request
 from bowerbird.jobs.requests import read_job_request
 from bowerbird.picture_metadata import read_metadata
+from bowerbird.prompts import in_words, with_preset
 from bowerbird.prompts import lock as locked
 from bowerbird.request import PaintRequest
 from bowerbird.studio.form import FOLDED, MOST_AT_ONCE, Form, component, fields_of, labels_of
@@ -82,24 +83,28 @@ def paint_tab(queue: Queue, catalogue: Catalogue) -> Form:
             fields.setdefault("seed", before["seed"])  # so that what was shown is what is painted
         return entry, *paint_request(entry, values[prompt] or "", fields)
 
-    def foresee(values: dict[Any, Any]) -> Any:
+    def foresee(values: dict[Any, Any]) -> Iterator[Any]:
         """The final words as they would be painted now; locked ones stay."""
         if values[lock] and values[final]:
-            return (gr.skip(),) * 5
+            yield (gr.skip(),) * 5
+            return
         try:
             entry, request, notes = asked(values, {}, False)
+            if with_preset(request).expand == "llm":
+                yield sentence("asking the language model"), *(gr.skip(),) * 4
             finals = final_words(entry, request)
         except BowerbirdError as error:
-            return sentence(str(error), "bad"), *(gr.skip(),) * 4
-        return notes_of(notes), finals[0].prompt, finals[0].negative, others(finals), drawn_for(finals)
+            yield sentence(str(error), "bad"), *(gr.skip(),) * 4
+            return
+        yield notes_of(notes), in_words(finals[0]), finals[0].negative, others(finals), {"seed": finals[0].seed}
 
     def paint(values: dict[Any, Any]) -> Iterator[Any]:
         lock_it, kept = bool(values[lock]), (gr.skip(), gr.skip(), "", gr.skip())
         try:
             entry, request, notes = asked(values, source.fields(queue, values), lock_it)
-            if not lock_it and request.expand != "llm":  # the worker asks a language model; one question is enough
+            if not lock_it and with_preset(request).expand != "llm":  # the worker asks a language model; one question is enough
                 finals = final_words(entry, request)
-                kept = (finals[0].prompt, finals[0].negative, others(finals), {**drawn_for(finals), "seed": None})
+                kept = (in_words(finals[0]), finals[0].negative, others(finals), {})
             along = fields_of({name: values[each] for name, each in axes.items()})
             if along:  # a sheet has one picture in each place
                 request = read_job_request(CompareRequest, {**request.model_dump(), "count": 1, **along})
@@ -112,7 +117,7 @@ def paint_tab(queue: Queue, catalogue: Catalogue) -> Form:
             kept = (gr.skip(),) * 4
         if now.kind == "paint" and now.state == "done" and not lock_it:
             read = PaintRequest.model_validate(now.result["settings"])
-            yield gr.skip(), gr.skip(), gr.skip(), read.prompt, read.negative, gr.skip(), {"loras": read.loras}
+            yield gr.skip(), gr.skip(), gr.skip(), in_words(read), read.negative, gr.skip(), {}
 
     def cancel(ids: list[str]) -> None:
         for job_id in ids:
@@ -143,14 +148,9 @@ def upscalers(catalogue: Catalogue) -> list[str]:
     return [entry.name for entry in catalogue.entries() if entry.kind == "upscaler"]
 
 
-def drawn_for(finals: Sequence[PaintRequest]) -> dict[str, Any]:
-    """What final words hang on beside the words: the seed they were drawn by, and LoRAs that stood among them."""
-    return {"seed": finals[0].seed, "loras": finals[0].loras}
-
-
 def others(finals: Sequence[PaintRequest]) -> str:
     """The final prompts after the first: of arrays, or of pictures that draw words of their own."""
-    rows = "".join(f"<li>{html.escape(one.prompt)}</li>" for one in finals[1 : TOLD + 1])
+    rows = "".join(f"<li>{html.escape(in_words(one))}</li>" for one in finals[1 : TOLD + 1])
     left = f"<li>and {len(finals) - TOLD - 1:,} more</li>" if len(finals) > TOLD + 1 else ""
     return f'<p class="sentence">the other pictures read, unless these words are locked for all:</p><ul>{rows}{left}</ul>' if rows else ""
 
