@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from PIL import Image
 
 from bowerbird.jobs import Catalogue, Queue
 from bowerbird.mcp import create_tools
+from bowerbird.repaint import open_picture
+from bowerbird.server.serving import Serving
 from tests.odd_text import ODD
 from tests.server.conftest import Served
 
@@ -102,6 +105,77 @@ def test_a_mask_is_a_file_that_may_be_read(served: Served, tmp_path: Path, monke
 
     refused = anyio.run(from_afar)
     assert refused.is_error and "mask.png" in refused.content[0].text
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Two pictures, and between them a file that is none; each has words."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number, name in enumerate(("one", "two", "three")):
+        Image.effect_noise((64, 64), 40 * (number + 1)).convert("RGB").save(folder / f"{name}.png")
+        (folder / f"{name}.txt").write_text(f"picture {name}")
+    (folder / "two.png").write_bytes(b"no picture")
+    return folder
+
+
+def test_a_folder_is_varied_repainted_enlarged_and_put_into_words(served: Served, photos: Path, tmp_path: Path) -> None:
+    """Each file of the answer is named; the one that is no picture is, too, and costs the others nothing."""
+    mask, words = tmp_path / "mask.png", tmp_path / "captioned"
+    Image.new("L", (64, 64)).save(mask)
+    words.mkdir()
+    for file in photos.glob("[!t]*"):
+        (words / file.name).write_bytes(file.read_bytes())
+    asked = {"picture": str(photos), "model": "starter", "prompt": "a heart"}
+    varied, kept, large, told = call(
+        served,
+        ("vary", {**asked, "strength": 0.3, "count": 2}),
+        ("vary", {**asked, "mask": str(mask)}),
+        ("upscale", {"picture": str(photos)}),
+        ("describe", {"picture": str(photos), "words_of": str(words)}),
+    )
+    for answer, side, count in ((varied, 64, 2), (kept, 64, 1), (large, 256, 1)):
+        each = json.loads(answer.content[0].text)["each"]
+        assert list(each) == ["one.png", "three.png", "two.png"] and "two.png' cannot be read" in each["two.png"]["failed"]
+        files = [Path(file) for name in ("one.png", "three.png") for file in each[name]["files"]]
+        assert len(set(files)) == 2 * count == len(answer.content) - 1 and {open_picture(file).size for file in files} == {(side, side)}
+    for name, one in json.loads(kept.content[0].text)["each"].items():  # a black mask leaves the picture as it is
+        assert "failed" in one or open_picture(Path(one["files"][0])).tobytes() == open_picture(photos / name).tobytes()
+    said = json.loads(told.content[0].text)
+    assert {name: captions[0]["text"] for name, captions in said["each"].items()} == dict.fromkeys(("one.png", "three.png"), "picture one")
+    assert len(said["notes"]) == 1 and "two.png' cannot be read" in said["notes"][0]
+
+
+def test_a_folder_that_cannot_be_taken_is_one_sentence(served: Served, photos: Path, tmp_path: Path) -> None:
+    """One with no picture, one whose pictures are all broken; from another machine, any."""
+    (tmp_path / "empty").mkdir()
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "one.png").write_bytes(b"no picture")
+    for tool in ("vary", "upscale", "describe"):
+        more = {"words_of": str(photos)} if tool == "describe" else {}
+        empty, nothing = call(served, (tool, {"picture": str(tmp_path / "empty"), **more}), (tool, {"picture": str(broken), **more}))
+        assert empty.is_error and "there is no picture in" in empty.content[0].text
+        assert nothing.is_error and "one.png' cannot be read" in nothing.content[0].text
+    inputs = served.queue.home / "inputs"
+    inside = inputs / "photos"
+    shutil.copytree(photos, inside)
+    may_read = Serving(served.queue, served.serving.catalogue, problem=lambda: "", loopback=False).may_read
+    tools = create_tools(served.queue, served.serving.catalogue, may_read)
+
+    async def from_afar() -> list[Any]:
+        async with Client(tools) as client:
+            return [await client.call_tool("upscale", {"picture": str(place)}) for place in (photos, inside, inputs, inputs / "..")]
+
+    assert all(refused.is_error and "there is no picture" in refused.content[0].text for refused in anyio.run(from_afar))
+
+
+def test_what_was_drawn_is_enlarged_by_its_name(served: Served) -> None:
+    (drawn,) = call(served, ("generate", {"prompt": "x", "model": "pets"}))
+    name = json.loads(drawn.content[0].text)["pictures"]
+    enlarged, refused = call(served, ("upscale", {"picture": name}), ("upscale", {"picture": name, "model": "pets"}))
+    assert json.loads(enlarged.content[0].text)["size"] == "64x64"
+    assert refused.is_error and "does not enlarge" in refused.content[0].text
 
 
 def test_settings_are_compared_on_one_sheet(served: Served) -> None:

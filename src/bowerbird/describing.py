@@ -3,6 +3,7 @@
 words_for(pictures, like, captioner)    by one or the other of these two
 describe(pictures, like)          the captions of the nearest pictures in `like`, for models that learnt from those captions
 describe_with(pictures, captioner)    what a captioner says
+readable(pictures)                those that can be read, and what to say of the others
 pictures_of(run)                  the pictures a run was trained on
 """
 
@@ -20,7 +21,7 @@ from PIL import Image, ImageOps
 
 from bowerbird.captioning import Captioner, captions_of
 from bowerbird.data.pictures import open_pictures
-from bowerbird.errors import RequestError
+from bowerbird.errors import PictureFolderError, RequestError
 from bowerbird.models.features import SECOND_OPINION, extract
 from bowerbird.progress import OnProgress, Progress, tell
 from bowerbird.reading import read_json
@@ -103,6 +104,20 @@ def describe_with(pictures: Sequence[Path], captioner: Captioner, size: int, on_
         pixels = np.asarray(open_picture(picture).resize((size, size), Image.Resampling.BICUBIC))
         described.append(Described(picture, (Caption(captioner(pixels[None])[0]),)))
     return described
+
+
+def readable(pictures: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """Those of many that can be read as pictures, and a sentence for each of the others; PictureFolderError when none can."""
+    sound, problems = list[Path](), list[str]()
+    for picture in pictures:
+        try:
+            open_picture(picture)
+            sound.append(picture)
+        except PictureFolderError as error:
+            problems.append(str(error))
+    if not sound:
+        raise PictureFolderError(problems[0])
+    return sound, problems
 
 
 def pictures_of(like: Path) -> Path:

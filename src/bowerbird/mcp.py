@@ -1,4 +1,4 @@
-"""Bowerbird as tools for chat assistants (Model Context Protocol): they draw, vary and train through the queue.
+"""Bowerbird as tools for chat assistants (Model Context Protocol): they draw, vary, enlarge and train through the queue.
 
 `create_tools` makes the server object of the `mcp` SDK; `bowerbird mcp` speaks it over standard input and output, and
 `bowerbird serve` over streamable HTTP at /mcp.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,9 +22,10 @@ from bowerbird.errors import BowerbirdError
 from bowerbird.jobs import Catalogue, CompareRequest, Job, Kind, Queue, TrainRequest
 from bowerbird.jobs.asking import describe_request, final_words, paint_request, read_size
 from bowerbird.jobs.requests import CAPTIONERS, DEFAULT_RECIPE, AnyRequest, read_job_request
+from bowerbird.picture_folder import for_each_picture, pictures_of
 from bowerbird.prompts import in_words, lock
 from bowerbird.recipe import built_in_recipes
-from bowerbird.request import PaintRequest
+from bowerbird.request import PaintRequest, read_request
 
 MAX_COUNT = 4  # pictures in one answer: a chat has little room
 _LOOK_SECONDS = 0.05
@@ -36,7 +37,11 @@ INSTRUCTIONS = (
 )
 
 Picture = Annotated[
-    str, Field(description="the name of a picture, as generate or vary gave it, or the path of a picture file", max_length=4000)
+    str,
+    Field(
+        description="the name of a picture, as generate or vary gave it, or the path of a picture file, or of a folder: each of it",
+        max_length=4000,
+    ),
 ]
 ModelName = Annotated[str | None, Field(description="a name of list_models; the default when left out")]
 
@@ -134,7 +139,7 @@ def create_tools(
         entry = _sentence(catalogue.find, model, True)
         painting, notes = _sentence(paint_request, entry, prompt, {"seed": seed})
         request = _sentence(read_job_request, CompareRequest, {**painting.model_dump(), "x": x, "y": y, "z": z})
-        job = await _done(ctx, "compare", request)
+        (job,) = await _done(ctx, "compare", [request])
         return [json.dumps({"model": entry.name, "notes": [*notes, *job.notes]}, ensure_ascii=False), Image(path=job.paths[-1])]
 
     @tools.tool()
@@ -144,13 +149,18 @@ def create_tools(
         model: ModelName = None,
         words_of: Annotated[str, Field(description="a folder of captioned pictures, or a captioner; else what the model learnt from")] = "",
     ) -> str:
-        """Words for a picture: the captions of the nearest pictures that a model learnt from, or what a captioner says."""
+        """Words for a picture, or each of a folder: captions of the nearest that a model learnt from, or what a captioner says."""
         if words_of and words_of not in CAPTIONERS and not may_read(Path(words_of)):
             raise ToolError("only what was uploaded can be named from another machine.")
-        path = _sentence(_file, picture)
-        request = _sentence(describe_request, _sentence(catalogue.find, model), [path], words_of)
-        job = await _done(ctx, "describe", request)
-        return json.dumps(job.result["captions"][0], ensure_ascii=False)
+        place = _sentence(_place, picture)
+        pictures = _sentence(pictures_of, [place])
+        request = _sentence(describe_request, _sentence(catalogue.find, model), pictures, words_of)
+        (job,) = await _done(ctx, "describe", [request])
+        captions = job.result["captions"]
+        if place.is_dir():
+            each = {picture.name: words for picture, words in zip(pictures, captions, strict=True) if words}
+            return json.dumps({"each": each, "notes": job.notes}, ensure_ascii=False)
+        return json.dumps(captions[0], ensure_ascii=False)
 
     @tools.tool()
     async def list_models() -> str:
@@ -183,12 +193,12 @@ def create_tools(
         outpaint: Annotated[dict[str, int] | None, _of("outpaint")] = None,
         model: ModelName = None,
     ) -> list[Any]:
-        """Paint variations of a picture, or a part of it anew, or continue it on some sides."""
+        """Paint variations of a picture, or a part of it anew, or continue it on some sides; of each picture, where it is a folder."""
         before, path = _sentence(_earlier, picture)
         fields = {**before, "image": path, "strength": strength, "count": count, "seed": None, "asked": None}
         fields["size"] = None if outpaint else fields.get("size")  # continued, it becomes larger
         fields |= {
-            "mask": None if mask is None else _sentence(_file, mask),
+            "mask": None if mask is None else _sentence(_place, mask),
             "mask_at": mask_at,
             "mask_tolerance": mask_tolerance,
             "detail": detail,
@@ -200,6 +210,17 @@ def create_tools(
         words = str(fields.pop("prompt", ""))
         request, notes = _sentence(paint_request, entry, words if prompt is None else prompt, fields)
         return await _painted(ctx, request, entry.name, notes)
+
+    @tools.tool(structured_output=False)
+    async def upscale(
+        ctx: Context[Any, Any],
+        picture: Picture,
+        model: Annotated[str | None, Field(description="a name of list_models, of one that enlarges; the first when left out")] = None,
+    ) -> list[Any]:
+        """Enlarge a picture, or each picture of a folder."""
+        entry = _sentence(catalogue.find, model or next((each.name for each in catalogue.entries() if each.kind == "upscaler"), None))
+        request = _sentence(read_request, {"model": entry.where, "image": _sentence(_place, picture)})
+        return await _painted(ctx, request, entry.name, [], "upscale")
 
     @tools.tool()
     async def start_training(
@@ -240,62 +261,65 @@ def create_tools(
         """Stop a training; it is saved where it is."""
         return _in_words(await anyio.to_thread.run_sync(lambda: _sentence(queue.cancel, job)))
 
-    async def _done(ctx: Context[Any, Any], kind: Kind, request: AnyRequest) -> Job:
-        """The job when it is over, telling meanwhile how far it is; ToolError when it failed."""
+    async def _done(ctx: Context[Any, Any], kind: Kind, requests: Sequence[AnyRequest]) -> list[Job]:
+        """The jobs when all are over, telling meanwhile how far they are; ToolError when none of them came to something."""
         ready()
-        job: Job
-        (job,) = await anyio.to_thread.run_sync(lambda: _sentence(lambda: queue.submit(kind, [request], origin="mcp")))
+        jobs: list[Job] = await anyio.to_thread.run_sync(lambda: _sentence(lambda: queue.submit(kind, requests, origin="mcp")))
         try:
-            told = 0
-            while not job.is_over:
-                await anyio.sleep(_LOOK_SECONDS)
-                job = queue.get(job.id)
-                if job.progress is not None and job.progress.done > told:
-                    told = job.progress.done
-                    await ctx.report_progress(told, job.progress.total or None, job.progress.phase)
+            for number, job in enumerate(jobs):
+                told = 0
+                while not job.is_over:
+                    await anyio.sleep(_LOOK_SECONDS)
+                    job = queue.get(job.id)
+                    if len(jobs) == 1 and job.progress is not None and job.progress.done > told:
+                        told = job.progress.done
+                        await ctx.report_progress(told, job.progress.total or None, job.progress.phase)
+                jobs[number] = job
+                if len(jobs) > 1:
+                    await ctx.report_progress(number + 1, len(jobs), "pictures")
         except BaseException:  # the assistant went away, or no longer wants it
             with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(lambda: queue.cancel(job.id))
+                await anyio.to_thread.run_sync(lambda: [queue.cancel(job.id) for job in jobs])
             raise
-        if job.error is not None or job.state != "done":
-            raise ToolError(job.error.message if job.error else "the job was cancelled.")
-        return job
+        if not any(job.state == "done" for job in jobs):
+            raise ToolError(_problem(jobs[0]))
+        return jobs
 
-    async def _painted(ctx: Context[Any, Any], request: PaintRequest, model: str, notes: list[str]) -> list[Any]:
-        """Have it painted; the words, then the pictures."""
-        job = await _done(ctx, "paint", request)
-        names = ", ".join(f"{job.id}/{number}" for number in range(len(job.paths)))
-        settings = job.result["settings"]
-        said = {
-            "model": model,
-            "final_prompt": in_words(PaintRequest.model_validate(settings)),
-            "label": settings["label"],
-            "seeds": job.result["seeds"],
-            "size": "x".join(map(str, job.result["sizes"][0])),
-            "steps": settings["steps"],
-            "pictures": names,
-            "notes": [*notes, *job.notes],
-        }
-        words = json.dumps({name: value for name, value in said.items() if value not in (None, "", [])}, ensure_ascii=False)
-        return [words, *(Image(path=path) for path in job.paths)]
+    async def _painted(ctx: Context[Any, Any], request: PaintRequest, model: str, notes: list[str], kind: Kind = "paint") -> list[Any]:
+        """Have it painted, for each picture where it begins with a folder; the words, then the first few pictures."""
+        requests = _sentence(for_each_picture, request)
+        jobs = await _done(ctx, kind, requests)
+        if requests == [request]:
+            said = {"model": model, **_told(jobs[0]), "notes": [*notes, *jobs[0].notes]}
+        else:
+            pairs = zip(requests, jobs, strict=True)
+            said = {"model": model, "each": {one.image.name: _told(job) for one, job in pairs if one.image is not None}, "notes": notes}
+        paths = [path for job in jobs for path in job.paths]
+        if len(paths) > MAX_COUNT:
+            said["shown"] = f"the first {MAX_COUNT} of {len(paths)} pictures"
+        words = json.dumps({name: value for name, value in said.items() if value}, ensure_ascii=False)
+        return [words, *(Image(path=path) for path in paths[:MAX_COUNT])]
 
     def _earlier(picture: str) -> tuple[dict[str, Any], Path]:
-        """The settings and the file of an earlier picture; of a file of the user's, no settings."""
+        """The settings and the file of an earlier picture; of what is the user's, file or folder, no settings."""
         job_id, _, number = picture.partition("/")
         if not (len(job_id) == _ID_LENGTH and number.isdigit()):
-            return {}, _file(picture)
-        return dict(queue.get(job_id).result.get("settings", {})), _file(picture)
+            return {}, _place(picture)
+        return dict(queue.get(job_id).result.get("settings", {})), _place(picture)
 
-    def _file(picture: str) -> Path:
-        """Where the picture of that name lies."""
+    def _place(picture: str) -> Path:
+        """Where the picture of that name lies, or the folder, all of whose pictures may be read."""
         job_id, _, number = picture.partition("/")
+        place = Path(picture)
         if len(job_id) == _ID_LENGTH and number.isdigit():
             job = queue.get(job_id)
             if int(number) < len(job.paths) and job.kind in ("paint", "upscale"):
                 return job.paths[int(number)]
-        elif may_read(Path(picture)) and Path(picture).is_file():
-            return Path(picture)
-        raise ToolError(f"there is no picture {picture!r:.60}. Give the name that generate answered, or the path of a picture file.")
+        elif may_read(place) and (place.is_file() or (place.is_dir() and all(map(may_read, pictures_of([place]))))):
+            return place
+        raise ToolError(
+            f"there is no picture {picture!r:.60}. Give the name that generate answered, or the path of a picture file or of a folder."
+        )
 
     return tools
 
@@ -306,6 +330,28 @@ def _sentence(action: Callable[..., Any], *arguments: Any) -> Any:
         return action(*arguments)
     except BowerbirdError as error:
         raise ToolError(str(error)) from error
+
+
+def _told(job: Job) -> dict[str, Any]:
+    """What became of a painting: what it was painted with, the names of its pictures and their files; or why there is none."""
+    if job.state != "done":
+        return {"failed": _problem(job)}
+    settings = job.result["settings"]
+    said = {
+        "final_prompt": in_words(PaintRequest.model_validate(settings)),
+        "label": settings["label"],
+        "seeds": job.result["seeds"],
+        "size": "x".join(map(str, job.result["sizes"][0])),
+        "steps": settings["steps"],
+        "pictures": ", ".join(f"{job.id}/{number}" for number in range(len(job.paths))),
+        "files": [str(path) for path in job.paths],
+        "notes": job.notes,
+    }
+    return {name: value for name, value in said.items() if value not in (None, "", [])}
+
+
+def _problem(job: Job) -> str:
+    return job.error.message if job.error else "the job was cancelled."
 
 
 def _in_words(job: Job) -> str:

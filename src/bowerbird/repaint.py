@@ -75,6 +75,14 @@ def strength_of(request: PaintRequest, kind: str) -> float | None:
     return DETAIL_STRENGTH if request.detail else 1.0 if is_repainting(request) else USUAL_STRENGTH
 
 
+def check_enlarges(resolved: PaintRequest) -> None:
+    """RequestError when a resolved request, asked to enlarge its picture, would vary it at its size."""
+    if resolved.strength is not None:
+        raise RequestError(
+            f"{resolved.model!r} paints, it does not enlarge. Give upscaler-4x, or Stable Diffusion's upscaler; or generate --image."
+        )
+
+
 def open_picture(path: Path) -> Image.Image:
     """A picture to start from, upright and RGB, transparent parts over white.  PictureFolderError when it cannot be read."""
     return _opened(path, "RGB")

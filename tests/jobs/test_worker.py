@@ -221,6 +221,15 @@ def test_a_picture_is_put_into_the_words_of_captioned_ones(queue: Queue, tmp_pat
     work(queue)
     captions = queue.get(job.id).result["captions"]
     assert [each[0]["text"] for each in captions] == ["bird number 2", "bird number 0"] and all(len(each) == 2 for each in captions)
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    among, alone = queue.submit(
+        "describe",
+        [DescribeRequest(pictures=each, like=folder) for each in ([tmp_path / "broken.png", *pictures], [tmp_path / "broken.png"])],
+    )
+    work(queue)
+    among, alone = queue.get(among.id), queue.get(alone.id)
+    assert [len(each) for each in among.result["captions"]] == [0, 3, 3] and ["broken.png" in note for note in among.notes] == [True]
+    assert alone.error is not None and "broken.png' cannot be read" in alone.error.message
     (job,) = queue.submit("describe", [DescribeRequest(pictures=pictures, captioner="nobody/nowhere")])
     work(queue)
     error = queue.get(job.id).error

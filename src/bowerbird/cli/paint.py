@@ -193,6 +193,7 @@ def _paint(
     from bowerbird.painted_set import free_name
     from bowerbird.picture_files import SUFFIXES, check_fits, save_picture
     from bowerbird.prompts import in_words
+    from bowerbird.repaint import check_enlarges
 
     for request in requests:
         check_fits(request)
@@ -206,10 +207,8 @@ def _paint(
     finals: list[dict[str, str]] = []
     with progress_bar() as on_progress:
         painter = open_chain(requests[0].model, hardware.choose_device(options.device), opening, on_progress)
-        if enlarged and painter.resolve(requests[0]).strength is not None:  # it would vary them at their size
-            raise RequestError(
-                f"{requests[0].model!r} paints, it does not enlarge. Give upscaler-4x, or Stable Diffusion's upscaler; or generate --image."
-            )
+        if enlarged:
+            check_enlarges(painter.resolve(requests[0]))
         if as_set is not None:
             paths, requests = [str(path) for path in as_set(painter, on_progress)], []
         for request in requests:

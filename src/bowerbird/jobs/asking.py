@@ -9,7 +9,7 @@ from typing import Any
 
 from bowerbird.errors import RequestError
 from bowerbird.jobs.catalogue import ModelEntry, vocabulary_of
-from bowerbird.jobs.requests import DescribeRequest
+from bowerbird.jobs.requests import DescribeRequest, read_job_request
 from bowerbird.prompts import finish
 from bowerbird.request import PaintRequest, read_request
 
@@ -49,14 +49,14 @@ def describe_request(entry: ModelEntry, pictures: Sequence[Path], words_of: str 
     """
     chosen = Path(words_of)
     if words_of and (not chosen.is_dir() or (chosen / "config.json").is_file()):
-        return DescribeRequest(pictures=list(pictures), captioner=words_of)
+        return read_job_request(DescribeRequest, {"pictures": pictures, "captioner": words_of})
     run = chosen if words_of else Path(entry.where)
     if not words_of and not (run / "run.json").is_file():
         raise RequestError(
             f"the pictures that {entry.name!r} learnt from are not here. Choose a model that was trained here, or name a folder of "
             "captioned pictures, or a captioner."
         )
-    return DescribeRequest(pictures=list(pictures), like=run)
+    return read_job_request(DescribeRequest, {"pictures": pictures, "like": run})
 
 
 def named_label(prompt: str, labels: list[str]) -> str | None:

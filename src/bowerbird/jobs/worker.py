@@ -31,6 +31,7 @@ from bowerbird.jobs.queue import LEASE_SECONDS, Queue
 from bowerbird.jobs.requests import CompareRequest, DescribeRequest, EvaluateRequest, RunRequest, TrainRequest, TuneRequest
 from bowerbird.picture_files import SUFFIXES, Painted, check_fits, encode_picture
 from bowerbird.progress import Cancelled, Progress
+from bowerbird.repaint import check_enlarges
 from bowerbird.request import PaintRequest
 from bowerbird.storage import Disk, ensure_folder
 
@@ -129,7 +130,9 @@ class Worker:
             try:
                 request = PaintRequest.model_validate(job.request)
                 check_fits(request)
-                painter.resolve(request)
+                resolved = painter.resolve(request)
+                if job.kind == "upscale":
+                    check_enlarges(resolved)
                 possible[job.id] = request
             except BowerbirdError as error:
                 reporter.fail(JobError(kind=type(error).__name__, message=str(error)), [job.id])
@@ -188,16 +191,19 @@ class Worker:
         reporter.finish(job.id, paths, {**labels, "sheet": len(paths) - 1})
 
     def _describe(self, lease: str, jobs: list[Job], reporter: Reporter) -> None:
-        """Words for pictures; nothing is downloaded for it."""
+        """Words for pictures; one that cannot be read gets none and a note.  Nothing is downloaded for it."""
         from bowerbird import hardware
-        from bowerbird.describing import words_for
+        from bowerbird.describing import readable, words_for
 
         (job,) = jobs
         request = job.asked()
         assert isinstance(request, DescribeRequest)
         device = hardware.choose_device(self._device)
-        described = words_for(request.pictures, request.like, request.captioner, request.count, device, offline=True, on_progress=reporter)
-        reporter.finish(job.id, [], {"captions": [[dataclasses.asdict(caption) for caption in one.captions] for one in described]})
+        pictures, problems = readable(request.pictures)
+        found = words_for(pictures, request.like, request.captioner, request.count, device, offline=True, on_progress=reporter)
+        captions = {one.picture: [dataclasses.asdict(caption) for caption in one.captions] for one in found}
+        reporter.notes += problems
+        reporter.finish(job.id, [], {"captions": [captions.get(picture, []) for picture in request.pictures]})
 
     def _loaded(self) -> LoadedModels:
         if self._models is None:

@@ -124,7 +124,7 @@ class Serving:
 
     def may_read(self, path: Path) -> bool:
         """Whether a client may name this place as pictures: anybody on this machine may; from elsewhere, only what was uploaded."""
-        return self.loopback or path.absolute().parent == self.queue.home / "inputs"
+        return self.loopback or (path.absolute().parent == self.queue.home / "inputs" and path.name != "..")
 
 
 async def _disconnected(request: Request) -> None:
