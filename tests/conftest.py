@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,9 @@ from PIL import Image
 
 from bowerbird.cli import main
 from bowerbird.pixels import Pixels
+from bowerbird.prompts.expander import ADDRESS
 from bowerbird.recipe import Recipe, check_recipe
+from tests.language_model import LanguageModel, serve
 
 Bowerbird = Callable[..., tuple[int, str, str]]
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -43,6 +45,15 @@ def bowerbird(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
     """bowerbird("generate", ...) -> (exit code, standard output, standard error), in an empty folder."""
     monkeypatch.chdir(tmp_path)
     return lambda *arguments: (run_command(*arguments), *capsys.readouterr())
+
+
+@pytest.fixture
+def language_model(monkeypatch: pytest.MonkeyPatch) -> Iterator[LanguageModel]:
+    """One that the expander asks."""
+    model = LanguageModel()
+    with serve(model) as address:
+        monkeypatch.setenv(ADDRESS, address)
+        yield model
 
 
 @pytest.fixture(scope="session")

@@ -80,7 +80,7 @@ def paint_prompts(requests: list[PaintRequest], out: Path, painter: Painter, on_
     write_metadata(out, [])  # another table in the way is better told now
     for number, request in enumerate(requests, 1):
         try:
-            painter.resolve(request)
+            painter.resolve(request.model_copy(update={"expand": "off"}))  # whoever expands is asked when it is painted
         except RequestError as error:  # before the first picture, not after the hundredth
             raise RequestError(f"prompt {number}: {error}") from error
     rows = list[_Row]()

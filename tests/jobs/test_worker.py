@@ -26,6 +26,7 @@ from bowerbird.request import PaintRequest
 from bowerbird.run_folder import read_run_state
 from tests.conftest import tiny_recipe
 from tests.jobs.conftest import work
+from tests.language_model import LanguageModel, saying
 from tests.training.runs import run_here
 
 BIRDS = Path(__file__).parents[2] / "examples" / "birds"
@@ -200,6 +201,20 @@ def test_a_sheet_is_the_command_lines(queue: Queue, model_folder: Path, tmp_path
     assert job.state == "done" and job.result["sheet"] == 6 and len(job.paths) == 7
     direct = paint_sheet(comparison_of(paint(model_folder, seed=3), asked.x, asked.y), tmp_path, load(model_folder, "cpu"))
     assert np.array_equal(pixels(job.paths[-1]), pixels(direct[-1]))
+
+
+def test_a_language_model_is_asked_once_a_job_and_fails_one_alone(queue: Queue, language_model: LanguageModel) -> None:
+    """Also where jobs are painted as one batch, and where one asks for several final prompts."""
+    language_model.answer = lambda words: saying(f"{words}, snow") if "fox" in words else "rubbish"
+    prompts = ["a fox", "a cat", "a [[red, blue]] fox"]
+    asked = [PaintRequest(prompt=prompt, expand="llm", steps=1, guidance=1) for prompt in prompts]
+    jobs = queue.submit("paint", asked)
+    work(queue)
+    one, bad, several = [queue.get(job.id) for job in jobs]
+    assert sorted(body["messages"][-1]["content"] for _, body in language_model.asked) == ["a blue fox", "a cat", "a fox", "a red fox"]
+    assert bad.error is not None and "OpenAI-compatible" in bad.error.message
+    read = [read_metadata(path).fields["prompt"] for path in (*one.paths, *several.paths)]
+    assert read == ["a fox, snow", "a red fox, snow", "a blue fox, snow"]
 
 
 def test_what_makes_no_sheet_is_refused_at_once(model_folder: Path) -> None:

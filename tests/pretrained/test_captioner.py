@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,14 @@ def vit_gpt2() -> Any:
     return transformers.VisionEncoderDecoderModel(config)
 
 
+def write_captioner(folder: Path, make: Callable[[], Any]) -> Path:
+    make().save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    processor = image_processor()(size={"height": 32, "width": 32}, image_mean=[0.48, 0.46, 0.41], image_std=[0.27, 0.26, 0.28])
+    processor.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A folder of each family, randomly initialised, saved by transformers' own save_pretrained."""
@@ -98,11 +107,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     home = tmp_path_factory.mktemp("captioners")
     for number, make in enumerate((blip, git, vit_gpt2)):
         torch.manual_seed(number)
-        folder = home / make.__name__
-        make().save_pretrained(folder)
-        tokenizer().save_pretrained(folder)
-        processor = image_processor()(size={"height": 32, "width": 32}, image_mean=[0.48, 0.46, 0.41], image_std=[0.27, 0.26, 0.28])
-        processor.save_pretrained(folder)
+        write_captioner(home / make.__name__, make)
     return {folder.name: folder for folder in home.iterdir()}
 
 

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bowerbird.errors import ModelError, RequestError
-from bowerbird.prompts import finish
-from bowerbird.prompts.expander import ADDRESS, MAX_ADDED_CHARS, REMOTE, added_by, by_words, checked_address
+from bowerbird.progress import Cancelled, Progress
+from bowerbird.prompts import expander, finish
+from bowerbird.prompts.expander import ADDRESS, ASKING, MAX_ADDED_CHARS, REMOTE, added_by, by_words, checked_address
 from bowerbird.prompts.vocabulary import FILE, Vocabulary, learn_vocabulary, phrases_of, read_vocabulary
-from bowerbird.request import read_request
+from bowerbird.request import PaintRequest, read_request
+from tests.language_model import LanguageModel, saying
 
 CAPTIONS = [
     *["a flat emoji of a red bird", "a flat emoji of a fox", "a glossy emoji of a fox", "a glossy emoji of a red bird"] * 3,
@@ -85,54 +83,57 @@ def test_this_machine_may_be_asked(address: str) -> None:
     assert checked_address(address) == address.rstrip("/")
 
 
-@pytest.fixture
-def language_model(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
-    """A server on this machine that answers with state["answer"]; what it was asked is in state["asked"]."""
-    state: dict[str, Any] = {
-        "asked": [],
-        "answer": lambda body: {"choices": [{"message": {"content": "a fox, snow, (blue) light"}}]},
-        "status": 200,
-    }
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            state["asked"].append((self.path, body))
-            self.send_response(state["status"])
-            self.send_header("Location", "http://127.0.0.1:9/elsewhere")
-            self.end_headers()
-            self.wfile.write(json.dumps(state["answer"](body)).encode())
-
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    monkeypatch.setenv(ADDRESS, f"http://127.0.0.1:{server.server_port}/v1")
-    yield state
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def asks(**fields: object) -> PaintRequest:
+    return read_request({"model": "m", "prompt": "a fox", "seed": 5, "expand": "llm", **fields})
 
 
-def test_a_language_model_is_asked_once_with_the_seed_and_its_words_are_only_words(language_model: dict[str, Any]) -> None:
-    request = read_request({"model": "m", "prompt": "a fox", "seed": 5, "count": 3, "expand": "llm"})
-    (one,) = finish(request)
+def test_a_language_model_is_asked_once_with_the_seed_and_its_words_are_only_words(language_model: LanguageModel) -> None:
+    (one,) = finish(asks(count=3))
     assert one.prompt == r"a fox, snow, \(blue\) light" and one.count == 3
-    ((path, body),) = language_model["asked"]
+    ((path, body),) = language_model.asked
     assert path == "/v1/chat/completions" and body["seed"] == 5 and body["messages"][-1]["content"] == "a fox"
 
 
-@pytest.mark.parametrize("answer", [{}, {"choices": []}, {"choices": [{"message": {"content": None}}]}, "text"])
-def test_a_strange_answer_is_a_sentence(language_model: dict[str, Any], answer: object) -> None:
-    language_model["answer"] = lambda body: answer
+def test_thoughts_are_not_words(language_model: LanguageModel) -> None:
+    for said, added in (("<think>a fox\nin snow?</think>\n\na fox, snow", ", snow"), ("<think>a fox is", "")):
+        language_model.answer = saying(said)
+        assert finish(asks())[0].prompt == f"a fox{added}"
+
+
+@pytest.mark.parametrize("answer", [{}, {"choices": []}, saying(None), "text", [], b"<html>hello</html>", b"", b"\xff\xfe"])
+def test_a_strange_answer_is_a_sentence(language_model: LanguageModel, answer: object) -> None:
+    language_model.answer = answer
     with pytest.raises(RequestError, match="OpenAI-compatible"):
-        finish(read_request({"model": "m", "prompt": "a fox", "expand": "llm"}))
+        finish(asks())
 
 
 @pytest.mark.parametrize("status", [307, 302, 404, 500])
-def test_an_answer_that_leads_elsewhere_or_nowhere_is_a_sentence(language_model: dict[str, Any], status: int) -> None:
-    language_model["status"] = status
+def test_an_answer_that_leads_elsewhere_or_nowhere_is_a_sentence(language_model: LanguageModel, status: int) -> None:
+    language_model.status = status
     with pytest.raises(RequestError, match="does not answer"):
-        finish(read_request({"model": "m", "prompt": "a fox", "expand": "llm"}))
+        finish(asks())
+
+
+def test_without_an_address_it_is_said_where_to_give_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(ADDRESS, raising=False)
+    with pytest.raises(RequestError, match=ADDRESS):
+        finish(asks())
+
+
+def test_a_language_model_that_dribbles_is_left_in_time(language_model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit is for the answer, not for each byte of it; and whoever waits may leave before."""
+    language_model.dribbles = True
+    heard: list[Progress] = []
+
+    def leave(event: Progress) -> bool:
+        heard.append(event)
+        return len(heard) < 3
+
+    with pytest.raises(Cancelled):
+        finish(asks(), on_progress=leave)
+    assert {event.stage for event in heard} == {ASKING}
+    monkeypatch.setattr(expander, "MAX_SECONDS", 0.3)
+    began = time.monotonic()
+    with pytest.raises(RequestError, match="longer than"):
+        finish(asks())
+    assert time.monotonic() - began < 5

@@ -20,6 +20,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,8 @@ from bowerbird.jobs.queue import LEASE_SECONDS, Queue
 from bowerbird.jobs.requests import CompareRequest, DescribeRequest, EvaluateRequest, RunRequest, TrainRequest, TuneRequest
 from bowerbird.picture_files import SUFFIXES, Painted, check_fits, encode_picture
 from bowerbird.progress import Cancelled, Progress
+from bowerbird.prompts import finish, with_preset
+from bowerbird.prompts.expander import ASKING
 from bowerbird.repaint import check_enlarges
 from bowerbird.request import PaintRequest
 from bowerbird.storage import Disk, ensure_folder
@@ -40,7 +43,7 @@ if TYPE_CHECKING:
     from bowerbird.painter import Painter
 
 LANES: dict[str, tuple[Kind, ...]] = {"painting": ("paint", "upscale", "compare", "describe"), "training": ("train", "tune", "evaluate")}
-_UNITS = {"paint": "steps", "load": "models", "wait": ""}  # of every other phase: pictures
+_UNITS = {"paint": "steps", "load": "models", "wait": "", ASKING: "questions"}  # of every other phase: pictures
 _REPORT_SECONDS = 0.1
 _ORPHAN_SECONDS = 30.0  # for a training to save when whoever started the worker is gone
 
@@ -125,17 +128,26 @@ class Worker:
         model = str(jobs[0].request["model"])
         reporter.on_progress(Progress("load", 0, 1, note=f"opening {Path(model).name}"))
         painter = self._loaded().get(model)
-        possible: dict[str, PaintRequest] = {}
+        possible: dict[str, list[PaintRequest]] = {}
         for job in jobs:
+            reporter.wanted = {job.id}
             try:
                 request = PaintRequest.model_validate(job.request)
                 check_fits(request)
-                resolved = painter.resolve(request)
-                if job.kind == "upscale":
-                    check_enlarges(resolved)
-                possible[job.id] = request
+                asked = [request]
+                if with_preset(request).expand == "llm":  # asked once, here, where its silence stops no other job
+                    asked = finish(request, on_progress=reporter)
+                for each in asked:
+                    resolved = painter.resolve(each)
+                    if job.kind == "upscale":
+                        check_enlarges(resolved)
+                possible[job.id] = asked
             except BowerbirdError as error:
                 reporter.fail(JobError(kind=type(error).__name__, message=str(error)), [job.id])
+            except Cancelled:
+                if job.id in reporter.held():
+                    raise  # nobody cancelled it: the worker is to stop
+        reporter.wanted = set(possible)
         try:
             for job_id, pictures in self._painted(painter, possible, reporter):
                 self._keep(reporter.open[job_id], lease, pictures, reporter)
@@ -144,23 +156,26 @@ class Worker:
                 raise
             self._loaded().forget(but=painter)  # and once more, one picture at a time
             for job_id in possible.keys() & reporter.open.keys():
-                alone = possible[job_id].model_copy(update={"exact": True})
-                self._keep(reporter.open[job_id], lease, list(painter.paint(alone, reporter)), reporter)
+                alone = [each.model_copy(update={"exact": True}) for each in possible[job_id]]
+                self._keep(reporter.open[job_id], lease, _one_by_one(painter, alone, reporter), reporter)
 
-    def _painted(self, painter: Painter, requests: dict[str, PaintRequest], reporter: Reporter) -> Iterator[tuple[str, list[Painted]]]:
+    def _painted(
+        self, painter: Painter, requests: dict[str, list[PaintRequest]], reporter: Reporter
+    ) -> Iterator[tuple[str, list[Painted]]]:
         """(job, its pictures): in one batch where there are several and the painter can."""
         from bowerbird.painter import BatchPainter
 
         if len(requests) > 1 and isinstance(painter, BatchPainter):
-            names = list(requests)
-            for number, pictures in painter.paint_together(list(requests.values()), reporter):
-                yield names[number], pictures
+            each = [(job_id, request) for job_id, asked in requests.items() for request in asked]
+            together = painter.paint_together([request for _, request in each], reporter)
+            for job_id, parts in groupby(together, key=lambda part: each[part[0]][0]):
+                yield job_id, [picture for _, pictures in parts for picture in pictures]
             return
-        for job_id, request in requests.items():
+        for job_id, asked in requests.items():
             reporter.wanted = {job_id}
             try:
                 if job_id in reporter.held():
-                    yield job_id, list(painter.paint(request, reporter))
+                    yield job_id, _one_by_one(painter, asked, reporter)
             except Cancelled:
                 if job_id in reporter.held():
                     raise  # nobody cancelled it: the worker is to stop
@@ -365,6 +380,10 @@ class Reporter:
     def _newest_grid(self) -> Path | None:
         assert self.run is not None
         return max((self.run / "samples").glob("epoch-*.png"), default=None)
+
+
+def _one_by_one(painter: Painter, requests: list[PaintRequest], reporter: Reporter) -> list[Painted]:
+    return [picture for request in requests for picture in painter.paint(request, reporter)]
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -11,22 +11,27 @@ import json
 import math
 import os
 import re
+import threading
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from concurrent.futures import Future, wait
 from http.client import HTTPException, HTTPMessage
 from typing import IO
 
 from pydantic import BaseModel, ConfigDict
 
 from bowerbird.errors import RequestError
+from bowerbird.progress import OnProgress, Progress, tell
 from bowerbird.prompts.library import OURS, read_table
 from bowerbird.prompts.vocabulary import Vocabulary, words_of
 
 ADDRESS, REMOTE = "BOWERBIRD_EXPANDER", "BOWERBIRD_EXPANDER_REMOTE"  # of the process, never of a request: a request may be a stranger's
 ADDED = 3  # phrases of the captions
 LONG_ENOUGH = 25  # words: a longer prompt says what it wants
-MAX_ANSWER_BYTES, MAX_ADDED_CHARS, MAX_SECONDS = 2**20, 600, 120
+MAX_ANSWER_BYTES, MAX_ADDED_CHARS, MAX_SECONDS, POLL_SECONDS = 2**20, 600, 120, 0.2
+ASKING = "ask the language model"  # the stage of progress
 INSTRUCTION = (
     "You complete prompts for a picture generator. Repeat the user's prompt and add, on the same line, a few short phrases "
     "separated by commas that say how the picture looks: setting, light, composition, detail. Keep its subject and its style. "
@@ -87,9 +92,12 @@ def _phrases(words: list[str], seed: int, vocabulary: Vocabulary) -> list[str]:
     return added
 
 
-def by_language_model(text: str, seed: int) -> str:
-    """What a language model adds to the prompt: asked at the OpenAI-compatible address in $BOWERBIRD_EXPANDER."""
-    address = os.environ.get(ADDRESS, "")
+def by_language_model(text: str, seed: int, on_progress: OnProgress | None = None) -> str:
+    """What a language model adds to the prompt: asked at the OpenAI-compatible address in $BOWERBIRD_EXPANDER.
+
+    It is waited for at most two minutes in all, however it dribbles, and no longer than somebody listens.
+    """
+    address = checked_address(os.environ.get(ADDRESS, ""))
     body = {
         "messages": [{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": text}],
         "seed": seed % 2**31,
@@ -98,24 +106,42 @@ def by_language_model(text: str, seed: int) -> str:
     }
     if model := os.environ.get(f"{ADDRESS}_MODEL"):
         body["model"] = model
-    request = urllib.request.Request(
-        f"{checked_address(address)}/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
+    request = urllib.request.Request(f"{address}/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"})
+    answer: Future[str] = Future()
+    threading.Thread(target=_ask, args=(request, answer), daemon=True).start()
+    end = time.monotonic() + MAX_SECONDS
+    while not answer.done():
+        tell(on_progress, Progress(ASKING, 0, 1))
+        if time.monotonic() > end:
+            raise RequestError(
+                f"the language model at {address} took longer than {MAX_SECONDS} s. Choose a smaller one, or leave the expander out."
+            )
+        wait([answer], POLL_SECONDS)
     try:
-        with _OPENER.open(request, timeout=MAX_SECONDS) as answer:
-            said = json.loads(answer.read(MAX_ANSWER_BYTES))["choices"][0]["message"]["content"]
-        if not isinstance(said, str):
-            raise TypeError("no text")
+        said = answer.result()
     except (OSError, HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise RequestError(f"the language model at {address} does not answer ({reason}). Start it, or leave the expander out.") from error
     except (ValueError, LookupError, TypeError) as error:
         raise RequestError(f"what answers at {address} is no OpenAI-compatible language model. Give the address of its /v1.") from error
+    tell(on_progress, Progress(ASKING, 1, 1))
     return added_by(text, said)
 
 
+def _ask(request: urllib.request.Request, answer: Future[str]) -> None:
+    try:
+        with _OPENER.open(request, timeout=MAX_SECONDS) as reply:
+            said = json.loads(reply.read(MAX_ANSWER_BYTES))["choices"][0]["message"]["content"]
+        if not isinstance(said, str):
+            raise TypeError("no text")
+        answer.set_result(said)
+    except Exception as error:  # whoever waits sorts them
+        answer.set_exception(error)
+
+
 def added_by(text: str, said: str) -> str:
-    """What an answer adds: at most 600 characters of one line, without the prompt at its front, quotes and control characters."""
+    """What an answer adds: at most 600 characters of one line, without thoughts, the prompt at its front, quotes, control characters."""
+    said = re.sub(r"<think>.*?(</think>|$)", "", said, flags=re.DOTALL)
     line = next((line for line in said.splitlines() if line.strip()), "")
     line = " ".join("".join(c if c.isprintable() else " " for c in line).split()).strip("\"'` ")
     if line.lower().startswith(text.lower()):
@@ -126,6 +152,10 @@ def added_by(text: str, said: str) -> str:
 
 def checked_address(address: str) -> str:
     """The address without its last slash; RequestError unless it is on this machine or the user said that it need not be."""
+    if not address:
+        raise RequestError(
+            f"no language model is known: give its address, such as http://127.0.0.1:8080/v1, by --expander or in {ADDRESS} of the server."
+        )
     parts = urllib.parse.urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise RequestError(f"a language model's address is wanted, such as http://127.0.0.1:8080/v1, and {address!r} is none.")

@@ -36,17 +36,18 @@ ASKING = tuple(Asked.model_fields)
 _SPENT: dict[str, Any] = {"styles": [], "expand": "off", "preset": None, "literal": []}  # once the words are final
 
 
-def finish(request: PaintRequest, vocabulary: Vocabulary | None = None) -> list[PaintRequest]:
+def finish(request: PaintRequest, vocabulary: Vocabulary | None = None, on_progress: OnProgress | None = None) -> list[PaintRequest]:
     """The requests to paint: one for each value of the arrays and each stretch of pictures that share their words.
 
-    Wildcards, random styles and the expander draw from each picture's own seed.  `vocabulary` has the model's own phrases.
+    Wildcards, random styles and the expander draw from each picture's own seed.  `vocabulary` has the model's own phrases;
+    `on_progress` hears of a language model that is waited for, and may stop that.
     RequestError is one sentence that names what there is not, and the nearest there is.
     """
     if request.asked is not None:
         return [request]
     preset = with_preset(request)
     asked = preset if preset.seed is not None else preset.model_copy(update={"seed": secrets.randbelow(2**32)})
-    maker = _Maker(asked, vocabulary)
+    maker = _Maker(asked, vocabulary, on_progress)
     finished = [made for choice in choices(parse(asked.prompt, asked.literal), asked.count) for made in _stretches(maker, choice)]
     if len(finished) == 1 and _same(finished[0], request):
         return [request]
@@ -56,7 +57,7 @@ def finish(request: PaintRequest, vocabulary: Vocabulary | None = None) -> list[
 
 def announced(request: PaintRequest, vocabulary: Vocabulary | None, on_progress: OnProgress | None) -> Iterator[PaintRequest]:
     """As `finish`, for a painter: each final prompt that is not what was typed is said first, up to twenty of them."""
-    for number, final in enumerate(finish(request, vocabulary)):
+    for number, final in enumerate(finish(request, vocabulary, on_progress)):
         if on_progress is not None and final.asked is not None and number < ANNOUNCED:
             avoid = f"; avoiding: {final.negative}" if final.negative else ""
             note(on_progress, f"final prompt: {in_words(final)}{avoid}")
@@ -200,9 +201,10 @@ class _Draws:
 class _Maker:
     """Final words for one picture after another; what all of them share is read once."""
 
-    def __init__(self, request: PaintRequest, vocabulary: Vocabulary | None) -> None:
+    def __init__(self, request: PaintRequest, vocabulary: Vocabulary | None, on_progress: OnProgress | None) -> None:
         self.request = request
         self.vocabulary = vocabulary
+        self.on_progress = on_progress
         self.negative = parse(request.negative, request.literal)
         for kind, what in ((Array, "an array"), (LoraTag, "a LoRA")):
             if _has(self.negative, kind):
@@ -243,7 +245,7 @@ class _Maker:
             return by_words(text, seed, self.vocabulary)
         assert self.request.seed is not None
         if text not in self.answers:
-            self.answers[text] = by_language_model(text, self.request.seed)
+            self.answers[text] = by_language_model(text, self.request.seed, self.on_progress)
         return self.answers[text]
 
     def _words(self, prompt: Prompt, draws: _Draws) -> Prompt:

@@ -103,7 +103,7 @@ def source_part(queue: Queue, catalogue: Catalogue, model: Any, words: list[Any]
     def put(editor: Any, chosen: str, in_words_of: str) -> Iterator[Any]:
         found = covered(editor, (), 0)
         if found is None:
-            yield sentence("drop a picture first", "bad"), gr.update()
+            yield sentence("drop a picture first.", "bad"), gr.update()
             return
         try:
             kept = queue.keep_input(png(found[0]), ".png")
@@ -114,7 +114,8 @@ def source_part(queue: Queue, catalogue: Catalogue, model: Any, words: list[Any]
         for now in queue.follow(job.id):
             yield progress_of(now), gr.update()
         if now.state == "done":
-            found_words = [(f"{each['text']} · {each['likeness']:.2f}", each["text"]) for each in now.result["captions"][0]]
+            likeness = "" if now.request["captioner"] else " · {likeness:.2f}"
+            found_words = [(each["text"] + likeness.format(**each), each["text"]) for each in now.result["captions"][0]]
             yield progress_of(now), gr.update(choices=found_words, value=None, visible=True)
 
     shown: dict[str, Any] = {"fn": look, "inputs": [picture, points, tolerance, detail, sides, usual], "outputs": [over, strength, usual]}
