@@ -19,7 +19,7 @@ FLOORS = (
     "conditions pretrained safety captioning",
     "model_folder describing",
     "run_folder painter enlarge",
-    "locate painted_set comparison chain",
+    "locate painted_set comparison previews chain",
     "generate",
     "repeat",
     "evaluate",

@@ -84,7 +84,7 @@ def paint_prompts(requests: list[PaintRequest], out: Path, painter: Painter, on_
         except RequestError as error:  # before the first picture, not after the hundredth
             raise RequestError(f"prompt {number}: {error}") from error
     rows = list[_Row]()
-    for number, pictures in _painted(painter, requests, on_progress):
+    for number, pictures in paint_each(painter, requests, on_progress):
         for painted in pictures:
             asked = painted.settings
             name = free_name(out, f"{number:04d}-{painted.seed:010d}", SUFFIXES[asked.format])
@@ -94,7 +94,7 @@ def paint_prompts(requests: list[PaintRequest], out: Path, painter: Painter, on_
     return [out / row.file_name for row in rows]
 
 
-def _painted(painter: Painter, requests: list[PaintRequest], on_progress: OnProgress | None) -> Iterator[tuple[int, list[Painted]]]:
+def paint_each(painter: Painter, requests: list[PaintRequest], on_progress: OnProgress | None) -> Iterator[tuple[int, list[Painted]]]:
     """(number from 1, pictures) of each request: of our own models as many in one walk as fit a batch, each alone where exact."""
     total, start = sum(request.count for request in requests), 0
     while start < len(requests):

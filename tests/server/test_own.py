@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from bowerbird.picture_metadata import read_metadata
+from bowerbird.prompts.library import style_previews, styles
 from tests.odd_text import ODD
 from tests.server.conftest import Served
 
@@ -53,6 +54,15 @@ def test_a_training_is_accepted_moved_and_cancelled(served: Served, picture_fold
 def test_a_bad_training_is_said(served: Served, body: dict[str, object]) -> None:
     answer = served.client.post("/api/train", json=body)
     assert answer.status_code == 400 and answer.json()["error"]["message"]
+
+
+def test_styles_are_told_with_their_pictures(served: Served) -> None:
+    told = {one["name"]: one for one in served.client.get("/api/styles").json()}
+    assert set(told) == set(styles()) and told["oil"]["preview"] is None
+    answer = served.client.get(told["twemoji"]["preview"])
+    assert answer.headers["content-type"] == "image/webp" and answer.content == style_previews()["twemoji"].read_bytes()
+    for name in ("oil", "nothing", "..%2F..%2Flibrary", "a/b"):
+        assert served.client.get(f"/api/styles/{name}/preview").status_code == 404
 
 
 def test_models_and_recipes_are_told(served: Served) -> None:

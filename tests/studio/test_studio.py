@@ -16,6 +16,7 @@ from bowerbird.errors import PictureFolderError, RequestError
 from bowerbird.jobs import Catalogue, Job, Queue, TrainRequest
 from bowerbird.picture_files import Painted, save_picture
 from bowerbird.prompts import finish, lock
+from bowerbird.prompts.library import style_previews
 from bowerbird.request import Lora, PaintRequest, read_request
 from bowerbird.server.app import create_app
 from bowerbird.server.serving import Serving
@@ -24,6 +25,7 @@ from bowerbird.studio.gallery import as_asked, filled, found, settings_of, to_bi
 from bowerbird.studio.painting import paint_tab
 from bowerbird.studio.run import PLACE, WithStudio
 from bowerbird.studio.source import SHOWN_PX, covered, in_the_picture, tinted, usual_strength
+from bowerbird.studio.styles import shown as strip
 from bowerbird.studio.training import Trial, keep_dropped
 from tests.odd_text import ODD
 
@@ -67,6 +69,12 @@ def test_what_is_typed_is_what_is_asked() -> None:
 def test_what_cannot_be_is_said_in_the_requests_words(typed: dict[str, str]) -> None:
     with pytest.raises(RequestError, match=next(iter(typed))):
         read_request({**fields_of(typed)})
+
+
+def test_a_style_with_a_picture_is_a_button_that_says_whether_it_is_chosen() -> None:
+    page = strip(["twemoji"])
+    assert page.count("<button") == page.count("<img") == len(style_previews())
+    assert re.findall(r'data-style="([^"]*)" aria-pressed="true"', page) == ["twemoji"]
 
 
 def test_the_gallery_finds_by_all_words(queue: Queue) -> None:

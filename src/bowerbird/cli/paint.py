@@ -79,6 +79,9 @@ def generate(
     y: Annotated[str | None, typer.Option("--y", help="with --x: a row for each value, such as guidance=1,4")] = None,
     z: Annotated[str | None, typer.Option("--z", help="with --x and --y: a section for each value, such as seed=1,2")] = None,
     sheet: Annotated[bool, typer.Option("--sheet", help="a labelled sheet of the prompt's arrays, [[red, blue]]")] = False,
+    previews: Annotated[
+        bool, typer.Option("--previews", help="a small picture of every --style, or of each that has none yet, kept for who chooses styles")
+    ] = False,
     out: Annotated[Path, typer.Option(help="folder for the pictures")] = Path("pictures"),
 ) -> None:
     """Paint pictures."""
@@ -149,6 +152,13 @@ def generate(
         from bowerbird.painted_set import paint_per_label
 
         as_set = partial(paint_per_label, requests[0], per_label, out)
+    if previews:
+        from bowerbird.previews import paint_previews
+        from bowerbird.prompts.library import preview_file
+
+        if as_set is not None or len(requests) > 1:
+            raise RequestError("--previews paints one request in many styles; leave out --prompts, sheets, --per-label and folders.")
+        out, as_set = preview_file("any").parent, partial(paint_previews, requests[0])
     _paint(context, requests, out, family, prediction, autoencoder, as_set=as_set)
 
 
@@ -202,7 +212,7 @@ def _paint(
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ResourceError(f"pictures cannot be kept in {str(out)!r} ({error.strerror}). Name another --out.") from error
+        raise ResourceError(f"pictures cannot be kept in {str(out)!r} ({error.strerror}). Name another folder.") from error
     paths: list[str] = []
     finals: list[dict[str, str]] = []
     with progress_bar() as on_progress:

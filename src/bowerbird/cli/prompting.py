@@ -20,13 +20,13 @@ def styles(
     name: Annotated[str | None, typer.Argument(help="show this style or preset")] = None,
 ) -> None:
     """List the styles, presets, speeds and word lists, or show one style or preset; yours lie beside ours."""
-    from bowerbird.prompts.library import named, presets, style_families, user_folder, wildcards
+    from bowerbird.prompts.library import named, presets, style_families, style_previews, user_folder, wildcards
     from bowerbird.prompts.library import styles as every_style
     from bowerbird.prompts.speeds import speeds
 
     if name is not None:
         one = named(name, {**presets(), **every_style()}, "style")
-        fields = one.model_dump()
+        fields = one.model_dump() | ({"preview": str(style_previews()[name])} if name in style_previews() else {})
         print_result(context, fields, "\n".join(f"{field:9} {value}" for field, value in fields.items() if value))
         return
     families = {family: list(members) for family, members in style_families().items()}
@@ -34,6 +34,7 @@ def styles(
     of_speeds = {name: speed.about for name, speed in speeds().items()}
     document = {
         "styles": families,
+        "previews": {name: str(file) for name, file in style_previews().items()},
         "presets": of_presets,
         "speeds": of_speeds,
         "wildcards": sorted(wildcards()),

@@ -2,6 +2,7 @@
 
     ~/.config/bowerbird/            ($BOWERBIRD_CONFIG, or bowerbird in $XDG_CONFIG_HOME)
         styles/*.toml               as the files in prompts/styles
+        styles/previews/*.webp      how a style looks, named as the style, percent-encoded where a file cannot be called so
         presets.toml                as ours
         speeds.toml                 as ours
         wildcards/**/*.txt          one entry a line; # begins a comment
@@ -18,6 +19,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote, unquote
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -62,11 +64,21 @@ def styles() -> dict[str, Style]:
 
 def style_families() -> dict[str, dict[str, Style]]:
     """The styles by family, a file each."""
-    families: dict[str, dict[str, Style]] = {}
-    for folder in (OURS / "styles", user_folder() / "styles"):
-        for file in sorted(folder.glob("*.toml")):
-            families[file.stem] = families.get(file.stem, {}) | read_table(file, Style)
-    return families
+    ours, theirs = _families(OURS), _families(user_folder())
+    return {family: ours.get(family, {}) | theirs.get(family, {}) for family in [*ours, *theirs]}
+
+
+def style_previews() -> dict[str, Path]:
+    """The preview picture of each style that has one.  Ours shows only a style of ours: one that the user words anew looks otherwise."""
+    known, ours = styles(), {name: style for family in _families(OURS).values() for name, style in family.items()}
+    shown = {name: file for name, file in _previews(OURS).items() if known.get(name) == ours.get(name)}
+    found = shown | _previews(user_folder())
+    return {name: found[name] for name in known if name in found}
+
+
+def preview_file(style: str) -> Path:
+    """Where the user's preview of a style is kept."""
+    return user_folder() / "styles" / "previews" / f"{quote(style, safe='')}.webp"
 
 
 def presets() -> dict[str, Preset]:
@@ -98,6 +110,14 @@ def named(name: str, known: Mapping[str, T], what: str) -> T:
         where = did_you_mean(name, known) if known else f" None is in {str(user_folder() / f'{what}s')!r}."
         raise RequestError(f"there is no {what} {name!r}.{where}")
     return known[name]
+
+
+def _families(root: Path) -> dict[str, dict[str, Style]]:
+    return {file.stem: read_table(file, Style) for file in sorted((root / "styles").glob("*.toml"))}
+
+
+def _previews(root: Path) -> dict[str, Path]:
+    return {unquote(file.stem): file for file in sorted((root / "styles" / "previews").glob("*.webp"))}
 
 
 M = TypeVar("M", bound=BaseModel)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request
 from fastapi import Path as InPath
@@ -17,6 +18,7 @@ from bowerbird.jobs import CompareRequest, DescribeRequest, EvaluateRequest, Job
 from bowerbird.jobs.asking import final_words
 from bowerbird.jobs.requests import CAPTIONERS, AnyRequest, read_job_request
 from bowerbird.prompts import in_words, lock
+from bowerbird.prompts.library import style_families, style_previews
 from bowerbird.recipe import built_in_recipes, recipe_text
 from bowerbird.request import PaintRequest, read_request
 from bowerbird.server.errors import RESPONSES, ApiError
@@ -47,6 +49,16 @@ class Uploaded(BaseModel):
     pictures: Path = Field(description="what to name as `pictures` of a training, as `image` or `mask` of a painting, or to be described")
 
 
+class StyleEntry(BaseModel):
+    """What `styles` of a request may name."""
+
+    name: str
+    family: str
+    prompt: str = Field(description="the words around a prompt, {prompt}")
+    negative: str
+    preview: str | None = Field(description="where its preview picture is, if it has one")
+
+
 class Final(BaseModel):
     """Words as a model will read them."""
 
@@ -75,6 +87,24 @@ def routes(serving: Serving) -> APIRouter:
     async def recipes() -> dict[str, str]:
         """The built-in recipes as TOML; the comment at the top of each says hardware, time and expected result."""
         return {name: recipe_text(name) for name in built_in_recipes()}
+
+    @router.get("/styles")
+    async def styles() -> list[StyleEntry]:
+        shown = style_previews()
+        places = {name: f"/api/styles/{quote(name, safe='')}/preview" for name in shown}
+        return [
+            StyleEntry(name=name, family=family, prompt=style.prompt, negative=style.negative, preview=places.get(name))
+            for family, members in style_families().items()
+            for name, style in members.items()
+        ]
+
+    @router.get("/styles/{name:path}/preview", response_class=FileResponse)
+    async def style_preview(name: str) -> FileResponse:
+        """How the style looks, a small WebP."""
+        place = style_previews().get(name)
+        if place is None:
+            raise ApiError(404, f"there is no preview of a style {name!r:.80}.", code="not_found")
+        return FileResponse(place, media_type=_MEDIA[".webp"])
 
     @router.get("/jobs")
     async def jobs(

@@ -19,6 +19,7 @@ from bowerbird.prompts import lock as locked
 from bowerbird.request import PaintRequest
 from bowerbird.studio.form import FOLDED, MOST_AT_ONCE, Form, component, fields_of, labels_of
 from bowerbird.studio.source import source_part
+from bowerbird.studio.styles import style_strip
 from bowerbird.studio.words import notes_of, progress_of, sentence
 
 EXAMPLES = ("3D fluent emoji of a penguin", "noto emoji of a birthday cake", "flat fluent emoji of a police officer")
@@ -63,6 +64,8 @@ def paint_tab(queue: Queue, catalogue: Catalogue) -> Form:
         for row in (FOLDED[:2], FOLDED[2:6], FOLDED[6:10], FOLDED[10:13]):
             with gr.Row():
                 folded |= {name: component(name, choices.get(name, ())) for name in row}
+            if "styles" in row:
+                style_strip(folded["styles"])
         with gr.Row():
             axes = {name: gr.Textbox(label=label, info=CompareRequest.model_fields[name].description) for name, label in AXES.items()}
     with gr.Accordion("From a picture: vary it, paint a part anew, continue it, put it into words", open=False, elem_id="from-picture"):
