@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from bowerbird import __version__, weights
 from bowerbird.conditions import Condition, known_conditions, network_parts
 from bowerbird.errors import ModelError, did_you_mean
+from bowerbird.faults import first_fault
 from bowerbird.formats import FORMAT_VERSION, upgrade_manifest, upgrade_tensor_name, upgrade_transformer
 from bowerbird.models.autoencoder import OURS, Autoencoder, AutoencoderConfig, ConvAutoencoder, LatentSpace, Rgb
 from bowerbird.models.denoiser import Denoiser, DenoiserSpec
@@ -181,9 +182,7 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         return Manifest.model_validate(upgrade_manifest(document))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ModelError(f"the manifest of {str(folder)!r} is wrong at {where!r}: {first['msg']}. Use another copy.") from error
+        raise ModelError(f"the manifest of {str(folder)!r} is wrong: {first_fault(error)}. Use another copy.") from error
 
 
 def open_model_folder(folder: Path, manifest: Manifest | None = None) -> Model:
@@ -332,6 +331,4 @@ def _checked(kind: type[Config], config: dict[str, Any], folder: Path) -> Config
     try:
         return TypeAdapter(kind).validate_python(config)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ModelError(f"a config of {str(folder)!r} is wrong at {where!r}: {first['msg']}. Use another copy.") from error
+        raise ModelError(f"a config of {str(folder)!r} is wrong: {first_fault(error)}. Use another copy.") from error

@@ -14,6 +14,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bowerbird.errors import RecipeError, did_you_mean
+from bowerbird.faults import first_fault
 from bowerbird.formats import MOVED_SETTINGS, upgrade_recipe
 from bowerbird.reading import parse_toml, read_bytes
 
@@ -326,7 +327,7 @@ def check_recipe(fields: Mapping[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(fields)
     except ValidationError as error:
-        raise _impossible(error) from error
+        raise RecipeError(f"{first_fault(error)}.") from error
 
 
 def check_data(**fields: Any) -> Data:
@@ -334,17 +335,7 @@ def check_data(**fields: Any) -> Data:
     try:
         return Data.model_validate(fields)
     except ValidationError as error:
-        raise _impossible(error, "data") from error
-
-
-def _impossible(error: ValidationError, *section: str) -> RecipeError:
-    """The first thing wrong, in a sentence."""
-    first = error.errors()[0]
-    where = ".".join(map(str, (*section, *first["loc"])))
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "literal_error":
-        return RecipeError(f"{where} = {first['input']!r} is not possible. {message}.")
-    return RecipeError(f"{where} = {first['input']!r}: {message}." if first["loc"] else f"{message}.")
+        raise RecipeError(f"{first_fault(error, 'data')}.") from error
 
 
 def write_recipe(recipe: Recipe) -> str:

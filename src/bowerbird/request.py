@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bowerbird.errors import RequestError, did_you_mean
+from bowerbird.faults import first_fault
 
 MAX_SIDE_PX = 8192
 MAX_COUNT = 10_000
@@ -116,7 +117,4 @@ def read_request(fields: dict[str, object]) -> PaintRequest:
     try:
         return PaintRequest.model_validate(fields)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(part for part in map(str, first["loc"]) if part != "[key]" and not part.isdigit())  # "size", not "size.0"
-        value = f"{where} = {first['input']!r:.80}: " if where else ""  # fields that do not go together have no one value
-        raise RequestError(f"{value}{first['msg'].removeprefix('Value error, ')}.") from error
+        raise RequestError(f"{first_fault(error)}.") from error

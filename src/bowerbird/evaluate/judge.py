@@ -25,6 +25,7 @@ from bowerbird.evaluate.copies import find_copies
 from bowerbird.evaluate.metrics import Score
 from bowerbird.evaluate.reconstruction import Reconstructor, compare_pairs, open_reconstructor
 from bowerbird.evaluate.report import Line, Report
+from bowerbird.faults import first_fault
 from bowerbird.generate import open_place
 from bowerbird.locate import find
 from bowerbird.models.features import JUDGE, SECOND_OPINION, Features, extract
@@ -226,7 +227,7 @@ def _data_of(training: Mapping[str, Any]) -> Data:
     try:
         return Data.model_validate(data)
     except ValidationError as error:
-        raise ModelError(f"the model's manifest tells of a training that cannot have been: {error.errors()[0]['msg']}.") from error
+        raise ModelError(f"the model's manifest tells of a training that cannot have been: {first_fault(error)}.") from error
 
 
 def _subset(name: str, pictures: Pictures, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> PictureSet:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from bowerbird.comparison import Comparison, comparison_of
 from bowerbird.errors import RequestError, did_you_mean
+from bowerbird.faults import first_fault
 from bowerbird.request import PaintRequest
 
 DEFAULT_RECIPE = "latent-64"
@@ -108,7 +109,4 @@ def read_job_request(kind: type[R], fields: dict[str, object]) -> R:
     try:
         return kind.model_validate(fields)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        value = f"{where} = {first['input']!r:.80}: " if where else ""
-        raise RequestError(f"{value}{first['msg'].removeprefix('Value error, ')}.") from error
+        raise RequestError(f"{first_fault(error)}.") from error

@@ -24,6 +24,7 @@ from urllib.parse import quote, unquote
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bowerbird.errors import RequestError, did_you_mean
+from bowerbird.faults import first_fault
 from bowerbird.reading import parse_toml
 
 OURS = Path(__file__).parent
@@ -140,9 +141,8 @@ def _table(file: Path, kind: type[M], changed_ns: int) -> dict[str, M]:
         try:
             read[name] = kind.model_validate(fields)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, (name, *first["loc"])))
-            raise RequestError(f"{str(file)!r}: {where}: {first['msg']}. Fields of a table: {', '.join(kind.model_fields)}.") from error
+            fault = first_fault(error, name)
+            raise RequestError(f"{str(file)!r}: {fault}. Fields of a table: {', '.join(kind.model_fields)}.") from error
     return read
 
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from bowerbird.errors import BowerbirdError
+from bowerbird.faults import Fault, first_fault
 from bowerbird.jobs.asking import SizeError
 from bowerbird.jobs.job import JobError
 from bowerbird.jobs.queue import QueueFull, UnknownJob
@@ -92,6 +93,21 @@ def of_house(error: BowerbirdError) -> ApiError:
     return of_job(JobError(kind=type(error).__name__, message=str(error)))
 
 
+def of_fields(fault: Fault) -> ApiError:
+    """Fields that are not what a route takes, in OpenAI's words where it has some."""
+    param = fault.where.partition(".")[0][:80]
+    match fault.kind:
+        case "json_invalid":
+            return ApiError(400, "the body is not JSON. Send application/json.", code="invalid_json")
+        case "extra_forbidden":
+            return ApiError(400, f"Unknown parameter: '{fault.where:.80}'.", param=fault.where[:80], code="unknown_parameter")
+        case "missing" if param:
+            return ApiError(400, f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter")
+        case _ if not fault.where:
+            return ApiError(400, f"the body is not what this route takes: {fault.words}.", code="invalid_body")
+    return ApiError(400, f"{fault}.", param=param, code="invalid_value")
+
+
 def answer(error: ApiError, path: str = "") -> JSONResponse:
     """The error in the shape that the clients of this path expect."""
     if path.startswith("/sdapi/"):
@@ -115,19 +131,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _validation(request: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        where = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
-        if first["type"] == "json_invalid":
-            return answer(ApiError(400, "the body is not JSON. Send application/json.", code="invalid_json"), request.url.path)
-        if first["type"] == "extra_forbidden":
-            name = ".".join(where)
-            return answer(ApiError(400, f"Unknown parameter: '{name:.80}'.", param=name[:80], code="unknown_parameter"), request.url.path)
-        if not where:
-            return answer(ApiError(400, f"the body is not what this route takes: {first['msg']}.", code="invalid_body"), request.url.path)
-        param = where[0]
-        code = "missing_required_parameter" if first["type"] == "missing" else "invalid_value"
-        message = f"Missing required parameter: '{param}'." if first["type"] == "missing" else f"{'.'.join(where):.80}: {first['msg']}."
-        return answer(ApiError(400, message.removeprefix("Value error, "), param=param[:80], code=code), request.url.path)
+        inside = [{**each, "loc": each["loc"][1:]} for each in error.errors()]  # of the body, the query or the path
+        return answer(of_fields(first_fault(inside)), request.url.path)
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> JSONResponse:

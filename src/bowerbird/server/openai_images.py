@@ -21,11 +21,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.fields import FieldInfo
 from starlette.datastructures import UploadFile
 
+from bowerbird.faults import first_fault
 from bowerbird.jobs import Job, Kind, ModelEntry
 from bowerbird.jobs.asking import paint_request, read_size
 from bowerbird.prompts import in_words, lock
 from bowerbird.request import PaintRequest
-from bowerbird.server.errors import RESPONSES, ApiError, of_job
+from bowerbird.server.errors import RESPONSES, ApiError, of_fields, of_job
 from bowerbird.server.serving import Serving
 from bowerbird.server.uploads import keep_mask, keep_picture
 
@@ -309,11 +310,7 @@ async def _read_form(request: Request) -> tuple[Any, bytes, bytes | None]:
     try:
         asked = Asked.model_validate(fields)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0]) if first["loc"] else ""
-        if first["type"] == "extra_forbidden":
-            raise ApiError(400, f"Unknown parameter: '{name:.80}'.", param=name[:80], code="unknown_parameter") from error
-        raise ApiError(400, f"{name:.80}: {first['msg']}.", param=name[:80], code="invalid_value") from error
+        raise of_fields(first_fault(error)) from error
     return asked, files["image"][0], (files["mask"] or [None])[0]  # type: ignore[list-item]
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from bowerbird import __version__, weights
 from bowerbird.errors import ModelError, RecipeError, RunError
+from bowerbird.faults import first_fault
 from bowerbird.formats import FORMAT_VERSION, upgrade_checkpoint, upgrade_tensor_name
 from bowerbird.recipe import Recipe, check_recipe
 from bowerbird.run_folder import CHECKPOINT_MANIFEST
@@ -111,9 +112,7 @@ def _manifest(checkpoint: Path) -> _Manifest:
     try:
         return _Manifest.model_validate(upgrade_checkpoint(read_sealed(checkpoint / CHECKPOINT_MANIFEST)))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ModelError(f"the checkpoint {str(checkpoint)!r} is wrong at {where!r}: {first['msg']}. Restore it.") from error
+        raise ModelError(f"the checkpoint {str(checkpoint)!r} is wrong: {first_fault(error)}. Restore it.") from error
 
 
 def _weights(path: Path) -> dict[str, Tensor]:
