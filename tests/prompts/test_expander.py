@@ -94,6 +94,13 @@ def test_a_language_model_is_asked_once_with_the_seed_and_its_words_are_only_wor
     assert path == "/v1/chat/completions" and body["seed"] == 5 and body["messages"][-1]["content"] == "a fox"
 
 
+def test_prose_and_what_was_said_already_are_left_out() -> None:
+    """As small models answer: a paraphrase of the prompt, a phrase twice, a story."""
+    said = "flat emoji of a cat, round eyes, Round eyes, once upon a time there was a cat that lived in a very old mill. wide mouth, 猫"
+    assert added_by("flat fluent emoji of a cat", said) == "round eyes, 猫"
+    assert added_by("a fox", "The story of the fox is one of the most evocative stories that were ever told to anyone.") == ""
+
+
 def test_thoughts_are_not_words(language_model: LanguageModel) -> None:
     for said, added in (("<think>a fox\nin snow?</think>\n\na fox, snow", ", snow"), ("<think>a fox is", "")):
         language_model.answer = saying(said)

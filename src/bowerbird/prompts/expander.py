@@ -31,12 +31,20 @@ ADDRESS, REMOTE = "BOWERBIRD_EXPANDER", "BOWERBIRD_EXPANDER_REMOTE"  # of the pr
 ADDED = 3  # phrases of the captions
 LONG_ENOUGH = 25  # words: a longer prompt says what it wants
 MAX_ANSWER_BYTES, MAX_ADDED_CHARS, MAX_SECONDS, POLL_SECONDS = 2**20, 600, 120, 0.2
+MAX_PHRASE_WORDS = 10  # what is longer is prose
 ASKING = "ask the language model"  # the stage of progress
 INSTRUCTION = (
-    "You complete prompts for a picture generator. Repeat the user's prompt and add, on the same line, a few short phrases "
-    "separated by commas that say how the picture looks: setting, light, composition, detail. Keep its subject and its style. "
-    "Answer with the line alone."
+    "You complete prompts for a picture generator. Repeat the prompt and add, on the same line, three to five short phrases separated "
+    "by commas: setting, light, composition, detail. Keep its subject and its style. Answer with the line alone."
 )
+EXAMPLES = {  # as turns of the conversation: a model of 135 million weights tells stories without them (docs/lab-log.md, 2026-11-28)
+    "a cat on a sofa": "curled up asleep, warm afternoon light, shallow depth of field, soft fur",
+    "watercolour of a harbour": "fishing boats at low tide, pale morning sky, loose brushwork, muted colours",
+    "castle": "on a steep green hill, dramatic clouds, seen from below, weathered stone",
+    "two owls": "side by side on a mossy branch, moonlight, dark forest behind, detailed feathers",
+    "portrait of a queen": "golden crown, calm face, candlelight, dark red background",
+    "flat icon of a teapot": "centred, simple shapes, two colours, plain background",
+}
 
 
 class Group(BaseModel):
@@ -98,8 +106,11 @@ def by_language_model(text: str, seed: int, on_progress: OnProgress | None = Non
     It is waited for at most two minutes in all, however it dribbles, and no longer than somebody listens.
     """
     address = checked_address(os.environ.get(ADDRESS, ""))
+    turns = [("system", INSTRUCTION)]
+    for prompt, added in EXAMPLES.items():
+        turns += [("user", prompt), ("assistant", f"{prompt}, {added}")]
     body = {
-        "messages": [{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": text}],
+        "messages": [{"role": role, "content": content} for role, content in [*turns, ("user", text)]],
         "seed": seed % 2**31,
         "temperature": 0.7,
         "max_tokens": 160,
@@ -140,14 +151,24 @@ def _ask(request: urllib.request.Request, answer: Future[str]) -> None:
 
 
 def added_by(text: str, said: str) -> str:
-    """What an answer adds: at most 600 characters of one line, without thoughts, the prompt at its front, quotes, control characters."""
+    """What an answer adds: short phrases of one line, at most 600 characters in all, each of which says something new.
+
+    Without thoughts, the prompt at its front, quotes and control characters.
+    """
     said = re.sub(r"<think>.*?(</think>|$)", "", said, flags=re.DOTALL)
     line = next((line for line in said.splitlines() if line.strip()), "")
     line = " ".join("".join(c if c.isprintable() else " " for c in line).split()).strip("\"'` ")
     if line.lower().startswith(text.lower()):
         line = line[len(text) :]
-    line = line.strip(" ,.;:")
-    return line if len(line) <= MAX_ADDED_CHARS else line[:MAX_ADDED_CHARS].rpartition(",")[0].strip(" ,")
+    asked, added, chars = set(words_of(text)), dict[str, str](), 0
+    for phrase in (phrase.strip(" .;:") for phrase in line.split(",")):
+        known = bool(words_of(phrase)) and asked.issuperset(words_of(phrase))
+        if phrase and not known and len(phrase.split()) <= MAX_PHRASE_WORDS and phrase.lower() not in added:
+            chars += len(phrase) + 2
+            if chars > MAX_ADDED_CHARS:
+                break
+            added[phrase.lower()] = phrase
+    return ", ".join(added.values())
 
 
 def checked_address(address: str) -> str:
