@@ -3,70 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
 import pytest
 import torch
 from PIL import Image
 
-from bowerbird.jobs import Catalogue, Queue
 from bowerbird.prompts import expander
 from bowerbird.prompts.expander import ADDRESS
-from bowerbird.studio.form import Form
-from bowerbird.studio.painting import paint_tab
 from tests.language_model import LanguageModel, saying
 from tests.pretrained.test_captioner import blip, write_captioner
-from tests.server.conftest import Served
+from tests.studio.conftest import Page
 
 BAD = re.compile(r'<p class="sentence bad" role="status">([^<\n]{10,300}\.)</p>')
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with Served(Queue(tmp_path_factory.mktemp("home")), Catalogue()) as served:
-        yield served
-
-
-class Page:
-    """The Paint tab, and what happens when its buttons are clicked: each thing that its function yields."""
-
-    def __init__(self, served: Served) -> None:
-        with gr.Blocks() as page:
-            self.form: Form = paint_tab(served.queue, served.serving.catalogue)
-        self.queue = served.queue
-        self._functions = {str(each.name): each for each in page.fns.values()}
-
-    def typed(self, **fields: object) -> dict[Any, Any]:
-        quick = {"model": "starter", "prompt": "a fox", "count": 1, "steps": "1", "guidance": "1", "seed": "5"}
-        values = {each: getattr(each, "value", None) for each in self._functions["paint"].inputs}
-        return values | {self.form.fields[name]: value for name, value in {**quick, **fields}.items()}
-
-    def show(self, **fields: object) -> list[Any]:
-        return list(self._call("foresee", self.typed(**fields)))
-
-    def paint(self, **fields: object) -> list[Any]:
-        return list(self._call("paint", self.typed(**fields)))
-
-    def paints(self) -> bool:
-        """Whether a picture of plain words appears."""
-        *_, shown, _ = self.paint()
-        return shown[0] == "" and "<img" in shown[1]
-
-    def put_into_words(self, picture: Image.Image | None, whose: str) -> list[Any]:
-        return list(self._call("put", picture and {"background": picture, "layers": []}, "starter", whose))
-
-    def _call(self, name: str, *arguments: Any) -> Iterator[Any]:
-        function = self._functions[name].fn
-        assert function is not None
-        return iter(function(*arguments))
-
-
-@pytest.fixture
-def page(served: Served) -> Page:
-    return Page(served)
 
 
 def is_skipped(value: Any) -> bool:
@@ -171,7 +122,7 @@ def test_a_picture_is_put_into_a_captioners_words(page: Page, captioner: Path, t
     """Those that `bowerbird describe` says; a captioner has no likeness to tell."""
     from bowerbird.describing import words_for
 
-    *_, (said, choices) = page.put_into_words(picture(), f" {captioner} ")
+    *_, (said, choices, _) = page.put_into_words(picture(), f" {captioner} ")
     picture().convert("RGB").save(tmp_path / "picture.png")
     (one,) = words_for([tmp_path / "picture.png"], None, str(captioner), 3, torch.device("cpu"))
     assert said == "" and choices["visible"] and choices["choices"] == [(one.captions[0].text, one.captions[0].text)]
@@ -190,9 +141,9 @@ def test_a_captioner_that_cannot_be_asked_is_one_sentence_and_the_page_goes_on(p
         (picture(), "", "learnt from are not here"),
         (picture(), "\0", ""),
     ):
-        *_, (said, choices) = page.put_into_words(dropped, whose)
+        *_, (said, choices, _) = page.put_into_words(dropped, whose)
         found = BAD.fullmatch(said)
         assert found is not None and words in found[1], said
         assert is_skipped(choices) or "choices" not in choices
-    *_, (said, choices) = page.put_into_words(picture(), str(captioner))
+    *_, (said, choices, _) = page.put_into_words(picture(), str(captioner))
     assert said == "" and choices["choices"]

@@ -20,13 +20,14 @@ from bowerbird.prompts.library import style_previews
 from bowerbird.request import Lora, PaintRequest, read_request
 from bowerbird.server.app import create_app
 from bowerbird.server.serving import Serving
+from bowerbird.studio.dropped import keep_archive
 from bowerbird.studio.form import FOLDED, component, fields_of, help_of
 from bowerbird.studio.gallery import as_asked, filled, found, settings_of, to_bin, without
 from bowerbird.studio.painting import paint_tab
 from bowerbird.studio.run import PLACE, WithStudio
 from bowerbird.studio.source import SHOWN_PX, covered, in_the_picture, tinted, usual_strength
 from bowerbird.studio.styles import shown as strip
-from bowerbird.studio.training import Trial, keep_dropped
+from bowerbird.studio.training import Trial
 from tests.odd_text import ODD
 
 BIRDS = Path(__file__).parents[2] / "examples/birds"
@@ -97,14 +98,14 @@ def test_dropped_pictures_are_kept_once_and_can_be_trained_on(queue: Queue, tmp_
         Image.new("RGB", (32, 32), (80 * number, 40, 0)).save(tmp_path / f"{number}.png")
         (tmp_path / f"{number}.txt").write_text("a bird")
     files = sorted([*tmp_path.glob("*.png"), *tmp_path.glob("*.txt")])
-    kept = keep_dropped(queue, files)
-    assert kept.parent == queue.home / "inputs" and keep_dropped(queue, files[::-1]) == kept
+    kept = keep_archive(queue, files)
+    assert kept.parent == queue.home / "inputs" and keep_archive(queue, files[::-1]) == kept
     assert "3 pictures" in inspect(kept, 32).to_text()
-    assert keep_dropped(queue, [kept]) == kept
+    assert keep_archive(queue, [kept]) == kept
     with pytest.raises(PictureFolderError, match="twice"):
-        keep_dropped(queue, [files[0], files[0]])
+        keep_archive(queue, [files[0], files[0]])
     with pytest.raises(PictureFolderError, match="archive alone"):
-        keep_dropped(queue, [files[0], kept])
+        keep_archive(queue, [files[0], kept])
 
 
 def test_a_forecast_is_that_of_the_command_line_and_refuses_in_its_words(tmp_path: Path) -> None:

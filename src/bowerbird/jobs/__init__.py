@@ -9,7 +9,7 @@
 
     HOME/queue.sqlite      the jobs
     HOME/jobs/<id>/        what they made, a sub-folder an attempt
-    HOME/inputs/           pictures that clients sent, by content
+    HOME/inputs/           pictures that clients sent, alone or in a folder, by content
     HOME/runs/             trainings that named no other place
     HOME/*.log             what the workers said
 

@@ -19,7 +19,7 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +199,24 @@ class Queue:
             Disk().write(unfinished, data)
             Disk().replace(unfinished, path)
         return path
+
+    def keep_folder(self, files: Mapping[str, bytes]) -> Path:
+        """Files that a client sent together, kept under these names as a folder, by names and content; the same ones are kept once."""
+        digest = hashlib.sha256(json.dumps({name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}).encode())
+        folder = self.home / "inputs" / digest.hexdigest()[:32]
+        if not folder.exists():
+            unfinished = folder.with_name(f".tmp-{secrets.token_hex(8)}")
+            Disk().make_folder(unfinished)
+            for name, data in files.items():
+                Disk().write(unfinished / name, data)
+            Disk().sync_folder(unfinished)
+            try:
+                Disk().rename(unfinished, folder)
+            except OSError:  # somebody else has kept them meanwhile
+                Disk().remove(unfinished)
+                if not folder.exists():
+                    raise
+        return folder
 
     # ------------------------------------------------------------------------------------------------ following
 

@@ -29,7 +29,7 @@ class Form:
     """The components of Paint, for the other tabs to fill in.
 
     fields: by the names of the request's fields.  final, avoid, lock, drawn: the words as the model reads them, and what was drawn
-    or found for them (`seed`, `loras`).  picture, points: what to start from, and where it was clicked at.
+    or found for them (`seed`, `loras`).  picture, points: what to start from, and where it was clicked at.  many, masks: or many at once.
     """
 
     fields: dict[str, Any]
@@ -39,9 +39,11 @@ class Form:
     drawn: Any
     picture: Any
     points: Any
+    many: Any
+    masks: Any
 
     def components(self) -> list[Any]:
-        return [*self.fields.values(), self.final, self.avoid, self.lock, self.drawn, self.picture, self.points]
+        return [*self.fields.values(), self.final, self.avoid, self.lock, self.drawn, self.picture, self.points, self.many, self.masks]
 
 
 _NAMED: dict[str, Callable[[], Iterable[str]]] = {

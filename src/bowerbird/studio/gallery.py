@@ -171,7 +171,7 @@ def filled(form: Form, fields: Mapping[str, Any], model: str | None = None) -> l
             updates.append(gr.update(value=str(value) if isinstance(each, gr.Textbox) and value is not None else value))
     words = [asked.get("prompt", ""), asked.get("negative", "")] if is_final else ["", ""]
     drawn = {"loras": asked.get("loras")} if is_final else {}
-    return [*updates, *words, is_final, drawn, _source(asked), []]
+    return [*updates, *words, is_final, drawn, _source(asked), [], None, None]
 
 
 def _source(fields: Mapping[str, Any]) -> dict[str, Any] | None:

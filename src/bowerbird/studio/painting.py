@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from bowerbird.errors import BowerbirdError
-from bowerbird.jobs import Catalogue, CompareRequest, Job, ModelEntry, Queue
+from bowerbird.errors import BowerbirdError, RequestError
+from bowerbird.jobs import Catalogue, CompareRequest, Job, Kind, ModelEntry, Queue
 from bowerbird.jobs.asking import final_words, paint_request
 from bowerbird.jobs.requests import read_job_request
-from bowerbird.picture_metadata import read_metadata
+from bowerbird.picture_folder import for_each_picture
 from bowerbird.prompts import in_words, with_preset
 from bowerbird.prompts import lock as locked
 from bowerbird.request import PaintRequest
 from bowerbird.studio.form import FOLDED, MOST_AT_ONCE, Form, component, fields_of, labels_of
 from bowerbird.studio.source import source_part
 from bowerbird.studio.styles import style_strip
-from bowerbird.studio.words import notes_of, progress_of, sentence
+from bowerbird.studio.words import notes_of, progress_of_all, sentence
 
 EXAMPLES = ("3D fluent emoji of a penguin", "noto emoji of a birthday cake", "flat fluent emoji of a police officer")
 PREVIEWS = 8
@@ -68,15 +67,21 @@ def paint_tab(queue: Queue, catalogue: Catalogue) -> Form:
                 style_strip(folded["styles"])
         with gr.Row():
             axes = {name: gr.Textbox(label=label, info=CompareRequest.model_fields[name].description) for name, label in AXES.items()}
-    with gr.Accordion("From a picture: vary it, paint a part anew, continue it, put it into words", open=False, elem_id="from-picture"):
-        source = source_part(queue, catalogue, model, [prompt, final, avoid, lock])
-    job_ids, drawn = gr.State([]), gr.State({})
+    title = "From a picture, or many: vary it, paint a part anew, continue it, enlarge it, put it into words"
+    with gr.Accordion(title, open=False, elem_id="from-picture"):
+        job_ids, drawn = gr.State([]), gr.State({})
+        source = source_part(queue, catalogue, model, [prompt, final, avoid, lock], job_ids)
 
     def asked(values: dict[Any, Any], from_picture: dict[str, Any], lock_them: bool) -> tuple[ModelEntry, PaintRequest, list[str]]:
         """What the form asks for, of which model, and notes; BowerbirdError when that cannot be."""
         entry, before = catalogue.find(values[model]), values[drawn]
         fields = fields_of({name: values[each] for name, each in folded.items()}) | from_picture
-        fields |= {"count": int(values[count]), "then": [catalogue.find(name).where for name in fields.get("then", ())]}
+        if enlarges(entry):
+            fields.pop("strength", None)
+        fields |= {
+            "count": 1 if enlarges(entry) else int(values[count]),
+            "then": [catalogue.find(name).where for name in fields.get("then", ())],
+        }
         if lock_them:
             own = {name: value for name, value in fields.items() if name not in ("styles", "expand")}  # their words are in it
             own |= {"negative": values[avoid], "loras": before.get("loras")}
@@ -108,18 +113,24 @@ def paint_tab(queue: Queue, catalogue: Catalogue) -> Form:
             if not lock_it and with_preset(request).expand != "llm":  # the worker asks a language model; one question is enough
                 finals = final_words(entry, request)
                 kept = (in_words(finals[0]), finals[0].negative, others(finals), {})
-            along = fields_of({name: values[each] for name, each in axes.items()})
+            along, requests = fields_of({name: values[each] for name, each in axes.items()}), for_each_picture(request)
+            if along and len(requests) > 1:
+                raise RequestError("a sheet compares settings for one picture; leave its fields empty, or drop one picture alone.")
             if along:  # a sheet has one picture in each place
-                request = read_job_request(CompareRequest, {**request.model_dump(), "count": 1, **along})
-            (job,) = queue.submit("compare" if along else "paint", [request], origin="studio", previews=PREVIEWS)
+                requests = [read_job_request(CompareRequest, {**requests[0].model_dump(), "count": 1, **along})]
+            kind: Kind = "compare" if along else "upscale" if enlarges(entry) else "paint"
+            jobs = queue.submit(kind, requests, origin="studio", previews=PREVIEWS)
         except BowerbirdError as error:
             yield sentence(str(error), "bad"), gr.update(), [], gr.skip(), gr.skip(), gr.skip(), gr.skip()
             return
-        for now in queue.follow(job.id):
-            yield notes_of(notes) + progress_of(now), _results(now) if now.is_over else _preview(now), [now.id], *kept
-            kept = (gr.skip(),) * 4
-        if now.kind == "paint" and now.state == "done" and not lock_it:
-            read = PaintRequest.model_validate(now.result["settings"])
+        for number, job in enumerate(jobs):
+            for now in queue.follow(job.id):
+                jobs[number] = now
+                yield notes_of(notes) + progress_of_all(jobs), _shown(jobs, now), [each.id for each in jobs], *kept
+                kept = (gr.skip(),) * 4
+        done = next((job for job in jobs if job.state == "done"), None)
+        if done is not None and kind == "paint" and not lock_it:
+            read = PaintRequest.model_validate(done.result["settings"])
             yield gr.skip(), gr.skip(), gr.skip(), in_words(read), read.negative, gr.skip(), {}
 
     def cancel(ids: list[str]) -> None:
@@ -143,12 +154,17 @@ def paint_tab(queue: Queue, catalogue: Catalogue) -> Form:
     model.change(lambda name: labels_of(catalogue.find(name)), model, folded["label"], **quietly)
     fields = {"prompt": prompt, "model": model, "count": count, **folded}
     fields |= {"strength": source.strength, "mask_tolerance": source.tolerance, "detail": source.detail}
-    return Form(fields, final, avoid, lock, drawn, source.picture, source.points)
+    return Form(fields, final, avoid, lock, drawn, source.picture, source.points, source.many, source.masks)
+
+
+def enlarges(entry: ModelEntry) -> bool:
+    """Whether it takes a picture further instead of painting one: it needs no strength, and makes one picture of one."""
+    return entry.kind == "upscaler"
 
 
 def upscalers(catalogue: Catalogue) -> list[str]:
     """The models that take a picture further."""
-    return [entry.name for entry in catalogue.entries() if entry.kind == "upscaler"]
+    return [entry.name for entry in catalogue.entries() if enlarges(entry)]
 
 
 def others(finals: Sequence[PaintRequest]) -> str:
@@ -158,20 +174,16 @@ def others(finals: Sequence[PaintRequest]) -> str:
     return f'<p class="sentence">the other pictures read, unless these words are locked for all:</p><ul>{rows}{left}</ul>' if rows else ""
 
 
-def _preview(job: Job) -> Any:
-    newest = job.preview_paths()[-1:]
-    if not newest:
-        return gr.update()
-    place = f"/api/jobs/{job.id}/preview?{newest[0].name}"
-    return f'<div class="tiles"><figure><img class="early" src="{place}" alt="how it looks now"></figure></div>'
-
-
-def _results(job: Job) -> Any:
-    if job.state != "done":
-        return gr.update()
-    if job.kind == "compare":
-        return f'<div class="tiles sheet">{tile(job, len(job.paths) - 1)}</div>'
-    return f'<div class="tiles">{"".join(tile(job, number) for number in range(len(job.paths)))}</div>{_final_prompt(job.paths)}'
+def _shown(jobs: Sequence[Job], now: Job) -> Any:
+    """The pictures that are done, and how the one under way looks; until there is one, what was there before stays."""
+    if now.kind == "compare" and now.state == "done":
+        return f'<div class="tiles sheet">{tile(now, len(now.paths) - 1)}</div>'
+    done = [job for job in jobs if job.state == "done"]
+    tiles = [tile(job, number) for job in done for number in range(len(job.paths))]
+    if not now.is_over and (newest := now.preview_paths()[-1:]):
+        place = f"/api/jobs/{now.id}/preview?{newest[0].name}"
+        tiles.append(f'<figure><img class="early" src="{place}" alt="how it looks now"></figure>')
+    return f'<div class="tiles">{"".join(tiles)}</div>{_final_prompt(done)}' if tiles else gr.update()
 
 
 def tile(job: Job, number: int) -> str:
@@ -182,7 +194,7 @@ def tile(job: Job, number: int) -> str:
     return f'<figure data-job="{job.id}"><a href="{place}" target="_blank" title="{words}">{image}</a></figure>'
 
 
-def _final_prompt(paths: list[Path]) -> str:
-    """What the model read, where that is not what was typed."""
-    final = str(read_metadata(paths[0]).fields.get("prompt", "")) if paths else ""
-    return f'<p class="sentence">the model read: <b>{html.escape(final)}</b></p>' if final else ""
+def _final_prompt(done: Sequence[Job]) -> str:
+    """What the model read, where it read the same for all of them."""
+    read = {str(job.result["settings"]["prompt"] or "") for job in done}
+    return f'<p class="sentence">the model read: <b>{html.escape(words)}</b></p>' if len(read) == 1 and (words := read.pop()) else ""

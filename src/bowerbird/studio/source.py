@@ -1,4 +1,7 @@
-"""A picture to start from: dropped, a part of it covered by brush or by clicks, which is shown before painting, and put into words."""
+"""A picture to start from: dropped, a part of it covered by brush or by clicks, which is shown before painting, and put into words.
+
+Many at once are a folder of them, kept in the queue's home, from which each becomes a request as on every face.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,13 @@ import gradio as gr
 from PIL import Image, ImageChops, ImageOps
 
 from bowerbird.canvas import region_at
-from bowerbird.errors import BowerbirdError
-from bowerbird.jobs import Catalogue, Queue
+from bowerbird.errors import BowerbirdError, RequestError
+from bowerbird.jobs import Catalogue, Job, Queue
 from bowerbird.jobs.asking import describe_request
+from bowerbird.picture_folder import SUFFIXES, pictures_of
 from bowerbird.repaint import strength_of
 from bowerbird.request import PaintRequest
+from bowerbird.studio.dropped import keep_pictures
 from bowerbird.studio.form import SIDES, component
 from bowerbird.studio.words import progress_of, sentence
 
@@ -36,28 +41,41 @@ class Source:
     detail: gr.Checkbox
     sides: gr.CheckboxGroup
     beyond: gr.Number
+    many: gr.File
+    masks: gr.File
 
     def components(self) -> list[Any]:
-        return [self.picture, self.points, self.tolerance, self.strength, self.detail, self.sides, self.beyond]
+        return [self.picture, self.points, self.tolerance, self.strength, self.detail, self.sides, self.beyond, self.many, self.masks]
 
     def fields(self, queue: Queue, values: dict[Any, Any]) -> dict[str, Any]:
-        """image, mask, outpaint, strength and detail of a request, from what was dropped, brushed over and clicked at."""
+        """image, mask, outpaint, strength and detail of a request, from what was dropped, brushed over and clicked at.
+
+        image and mask may be folders.  RequestError when it is not clear what to start from.
+        """
         found = covered(values[self.picture], values[self.points], int(values[self.tolerance]))
-        if found is None:
+        image, masks = kept(queue, found, values[self.many]), values[self.masks]
+        if masks and not values[self.many]:
+            raise RequestError("there are masks for many pictures, and no pictures: drop these too, or take the masks away.")
+        if image is None:
             return {}
-        picture, mask = found
-        fields: dict[str, Any] = {"image": queue.keep_input(png(picture), ".png"), "strength": values[self.strength]}
-        if mask.getbbox() is not None:
-            fields |= {"mask": queue.keep_input(png(mask), ".png"), "detail": values[self.detail]}
+        fields: dict[str, Any] = {"image": image, "strength": values[self.strength]}
+        if masks:
+            fields |= {"mask": keep_pictures(queue, [Path(file) for file in masks]), "detail": values[self.detail]}
+        elif found is not None and found[1].getbbox() is not None:
+            fields |= {"mask": queue.keep_input(png(found[1]), ".png"), "detail": values[self.detail]}
         if values[self.sides]:
             fields["outpaint"] = dict.fromkeys(values[self.sides], int(values[self.beyond] or 0))
         return fields
 
 
-def source_part(queue: Queue, catalogue: Catalogue, model: Any, words: list[Any]) -> Source:
-    """Build it.  model: the component that has the chosen model's name; words: prompt, final words, what they avoid, and their lock."""
+def source_part(queue: Queue, catalogue: Catalogue, model: Any, words: list[Any], job_ids: gr.State) -> Source:
+    """Build it.  model: the component that has the chosen model's name; words: prompt, final words, what they avoid, and their lock.
+
+    job_ids: what Stop ends.
+    """
     gr.Markdown(
-        "Drop a picture. Brush over what is to be painted anew, or click at it in the second picture; otherwise all of it is varied."
+        "Drop a picture. Brush over what is to be painted anew, or click at it in the second picture; otherwise all of it is varied, or "
+        "enlarged where the model does that."
     )
     with gr.Row():
         picture = gr.ImageEditor(
@@ -68,6 +86,10 @@ def source_part(queue: Queue, catalogue: Catalogue, model: Any, words: list[Any]
             height=360, label="click at what is to be painted anew; tinted is what will be", interactive=False, visible=False,
             buttons=[], elem_id="covered",
         )  # fmt: skip
+    with gr.Accordion("Or many pictures, each alike", open=False, elem_id="many-pictures"), gr.Row():
+        several: dict[str, Any] = {"file_count": "multiple", "file_types": list(SUFFIXES), "height": 150}
+        many = gr.File(label="pictures", elem_id="many", **several)
+        masks = gr.File(label="masks of the same names, where only the white part is painted anew", elem_id="masks", **several)
     with gr.Row():
         strength, detail = component("strength"), component("detail")
         with gr.Column():
@@ -85,48 +107,50 @@ def source_part(queue: Queue, catalogue: Catalogue, model: Any, words: list[Any]
     told = gr.HTML()
     captions = gr.Radio([], label="words for it", visible=False, elem_id="captions")
     points, usual = gr.State([]), gr.State(None)
-    source = Source(picture, points, tolerance, strength, detail, sides, beyond)
+    source = Source(picture, points, tolerance, strength, detail, sides, beyond, many, masks)
 
-    def look(editor: Any, clicked: list[list[int]], like: float, closely: bool, outward: list[str], before: float | None) -> Any:
+    def look(
+        editor: Any, clicked: list[list[int]], like: float, closely: bool, outward: list[str], before: float | None, files: Any, white: Any
+    ) -> Any:
         """The picture with its mask over it; the strength becomes the usual one when that changes."""
         found = covered(editor, clicked, int(like))
-        if found is None:
-            return gr.update(value=None, visible=False), gr.skip(), None
-        masked = found[1].getbbox() is not None
+        over = gr.update(value=None, visible=False) if found is None else gr.update(value=tinted(*found), visible=True)
+        if found is None and not files:
+            return over, gr.skip(), None
+        masked = bool(white) if found is None else found[1].getbbox() is not None
         now = usual_strength(masked, closely, bool(outward))
-        return gr.update(value=tinted(*found), visible=True), gr.skip() if now == before else now, now
+        return over, gr.skip() if now == before else now, now
 
     def click(editor: Any, clicked: list[list[int]], event: gr.SelectData) -> list[list[int]]:
         found = covered(editor, (), 0)
         return clicked if found is None else [*clicked, in_the_picture(found[0].size, event.index)]
 
-    def put(editor: Any, chosen: str, in_words_of: str) -> Iterator[Any]:
-        found = covered(editor, (), 0)
-        if found is None:
-            yield sentence("drop a picture first.", "bad"), gr.update()
-            return
+    def put(editor: Any, files: list[str] | None, chosen: str, in_words_of: str) -> Iterator[Any]:
         try:
-            kept = queue.keep_input(png(found[0]), ".png")
-            (job,) = queue.submit("describe", [describe_request(catalogue.find(chosen), [kept], in_words_of.strip())], origin="studio")
+            place = kept(queue, covered(editor, (), 0), files)
+            if place is None:
+                raise RequestError("drop a picture first.")
+            asked = describe_request(catalogue.find(chosen), pictures_of([place]), in_words_of.strip())
+            (job,) = queue.submit("describe", [asked], origin="studio")
         except BowerbirdError as error:
-            yield sentence(str(error), "bad"), gr.update()
+            yield sentence(str(error), "bad"), gr.update(), []
             return
         for now in queue.follow(job.id):
-            yield progress_of(now), gr.update()
+            yield progress_of(now), gr.update(), [now.id]
         if now.state == "done":
-            likeness = "" if now.request["captioner"] else " · {likeness:.2f}"
-            found_words = [(each["text"] + likeness.format(**each), each["text"]) for each in now.result["captions"][0]]
-            yield progress_of(now), gr.update(choices=found_words, value=None, visible=True)
+            yield progress_of(now), gr.update(choices=words_found(now, named=bool(files)), value=None, visible=True), [now.id]
 
-    shown: dict[str, Any] = {"fn": look, "inputs": [picture, points, tolerance, detail, sides, usual], "outputs": [over, strength, usual]}
+    shown: dict[str, Any] = {
+        "fn": look, "inputs": [picture, points, tolerance, detail, sides, usual, many, masks], "outputs": [over, strength, usual]
+    }  # fmt: skip
     quietly: dict[str, Any] = {"show_progress": "hidden"}
     for event in (picture.upload, picture.clear):
         event(list, None, points, **quietly).then(**shown, **quietly)
-    for event in (picture.change, detail.change, sides.change, tolerance.release):
+    for event in (picture.change, many.change, masks.change, detail.change, sides.change, tolerance.release):
         event(**shown, **quietly, trigger_mode="always_last")
     over.select(click, [picture, points], points, **quietly).then(**shown, **quietly)
     forget.click(list, None, points, **quietly).then(**shown, **quietly)
-    describe.click(put, [picture, model, whose], [told, captions], **quietly, concurrency_limit=None)
+    describe.click(put, [picture, many, model, whose], [told, captions, job_ids], **quietly, concurrency_limit=None)
     captions.input(lambda chosen: [chosen, "", "", False], captions, words, **quietly)
     return source
 
@@ -146,6 +170,25 @@ def covered(editor: Any, points: Sequence[Sequence[int]], tolerance: int) -> tup
         if x < picture.width and y < picture.height:
             mask = ImageChops.lighter(mask, region_at(picture, (x, y), tolerance))
     return picture, mask
+
+
+def kept(queue: Queue, found: tuple[Image.Image, Image.Image] | None, many: Sequence[str] | None) -> Path | None:
+    """Where the picture to start from is kept, or the folder of many; None without one.  RequestError for both at once."""
+    if not many:
+        return None if found is None else queue.keep_input(png(found[0]), ".png")
+    if found is not None:
+        raise RequestError("there is one picture, and there are many: take the one away, or the many.")
+    return keep_pictures(queue, [Path(file) for file in many])
+
+
+def words_found(job: Job, named: bool) -> list[tuple[str, str]]:
+    """The words that a picture got, as they are offered, the best first; named: the best of each of many, after its name."""
+    likeness = "" if job.request["captioner"] else " · {likeness:.2f}"
+    offered = []
+    for picture, captions in zip(job.request["pictures"], job.result["captions"], strict=True):
+        name = f"{Path(picture).name}: " if named else ""
+        offered += [(name + each["text"] + likeness.format(**each), each["text"]) for each in (captions[:1] if named else captions)]
+    return offered
 
 
 def tinted(picture: Image.Image, mask: Image.Image) -> Image.Image:

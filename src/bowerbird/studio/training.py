@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import html
-import io
 import subprocess
 import sys
 import tempfile
 import time
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import gradio as gr
 
-from bowerbird.errors import BowerbirdError, PictureFolderError, RequestError
+from bowerbird.errors import BowerbirdError, RequestError
 from bowerbird.jobs import EvaluateRequest, Job, Queue, TrainRequest
 from bowerbird.jobs.requests import read_job_request
 from bowerbird.recipe import built_in_recipes, recipe_text
+from bowerbird.studio.dropped import ARCHIVES, keep_archive
 from bowerbird.studio.words import sentence
 
 JUDGED = 200  # pictures painted to judge a run; the command line takes any number
-ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz")
 MAX_FORECAST_SECONDS, LOOK_SECONDS, END_SECONDS = 600.0, 0.5, 10.0
-MAX_DROPPED_BYTES = 256 * 2**20  # as much as the server takes
 SHOWN_FILES = ("grid", "curves.png", "progress.gif", "report.html")  # of a run, by the names under which its route has them
 
 
@@ -67,7 +64,7 @@ def train_tab(queue: Queue, options: Sequence[str]) -> gr.Timer:
         if not files:
             return gr.update(), ""
         try:
-            kept = str(keep_dropped(queue, [Path(file) for file in files]))
+            kept = str(keep_archive(queue, [Path(file) for file in files]))
         except BowerbirdError as error:
             return gr.update(), sentence(str(error), "bad")
         return kept, inspect(kept)
@@ -189,31 +186,6 @@ def _end(process: subprocess.Popen[str]) -> None:
 def _text(file: IO[str]) -> str:
     file.seek(0)
     return file.read().strip()
-
-
-def keep_dropped(queue: Queue, files: list[Path]) -> Path:
-    """An archive of what was dropped, kept in the queue's home by its content: nothing there is ever written over.
-
-    What lies in it is judged, as in any archive, when it is looked through or trained on.  PictureFolderError when it cannot be kept.
-    """
-    if sum(file.stat().st_size for file in files) > MAX_DROPPED_BYTES:
-        raise PictureFolderError(
-            f"these files are larger than {MAX_DROPPED_BYTES >> 20} MiB together; name the folder they lie in instead."
-        )
-    archives = [file for file in files if file.name.lower().endswith(ARCHIVES)]
-    if archives and len(files) > 1:
-        raise PictureFolderError(f"{archives[0].name!r} is an archive; drop one archive alone, or pictures.")
-    if archives:
-        return queue.keep_input(archives[0].read_bytes(), next(end for end in ARCHIVES if archives[0].name.lower().endswith(end)))
-    names = [file.name for file in files]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise PictureFolderError(f"{twice!r} was dropped twice; give one of the two another name.")
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for file in sorted(files, key=lambda file: file.name):
-            archive.writestr(zipfile.ZipInfo(file.name), file.read_bytes())  # without its time: the same pictures are kept once
-    return queue.keep_input(buffer.getvalue(), ".zip")
 
 
 def file_of_run(job: Job, name: str) -> Path | None:
