@@ -168,7 +168,7 @@ def kill_again_and_again(pictures: Path, out: Path, recipe: Recipe, kills: int, 
                 if tally.kills % 4 == 0:
                     stop_inside_a_save(pid, out, left_behind, 3 * started + 3)
                 else:
-                    time.sleep(moments.uniform(0, 1.5 * started + 0.05))
+                    _let_live(moments.uniform(0, 1.5 * started + 0.05), out, recipe.train.pictures // recipe.train.batch // kills)
                 tally.inside_a_save += bool(unfinished(out) - left_behind)
                 os.kill(pid, signal.SIGKILL)
         code = trainers.wait()
@@ -179,6 +179,13 @@ def kill_again_and_again(pictures: Path, out: Path, recipe: Recipe, kills: int, 
         newest = name
     trainers.close()
     return tally
+
+
+def _let_live(seconds: float, out: Path, steps: int) -> None:
+    """Wait so long, or until so many steps are done: where a machine is suddenly less busy, there would be no run left to kill."""
+    end, before = time.monotonic() + seconds, len(losses(out))
+    while time.monotonic() < end and len(losses(out)) - before < steps:
+        time.sleep(0.01)
 
 
 def _seconds_to_next_step(trainers: Trainers, out: Path) -> float:
