@@ -218,6 +218,28 @@ def test_upscaled_pictures_are_marked_as_enhanced_and_keep_their_names(
     assert {read_metadata(tmp_path / path).digital_source for path in paths} == {"algorithmicallyEnhanced"}
 
 
+def test_one_broken_picture_of_a_folder_costs_the_others_nothing(bowerbird: Bowerbird, tmp_path: Path) -> None:
+    """They are done and told of, and then one sentence names it; alone it is refused as ever."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("a.png", "c.png"):
+        Image.new("RGB", (64, 64), "red").save(photos / name)
+    (photos / "b.png").write_bytes(b"no picture")
+    (photos / "metadata.csv").write_text("file_name,text\na.png,a red square\nc.png,the same again\n")
+    for command in (("generate", "starter", "--image", photos, "--steps", 1), ("upscale", "upscaler-4x", photos)):
+        code, out, err = bowerbird(*command, "--out", command[0])
+        assert code == 2 and "1 of 3 pictures cannot be read, and the others are done" in err and "b.png" in err
+        assert [Path(path).name for path in out.split()] == ["a.png", "c.png"] and all(Path(path).is_file() for path in out.split())
+    code, out, err = bowerbird("describe", photos, "--like", photos)
+    assert (
+        code == 2
+        and "1 of 3 pictures" in err
+        and [line.partition(":")[0] for line in out.splitlines()] == [str(photos / name) for name in ("a.png", "c.png")]
+    )
+    code, out, err = bowerbird("generate", "starter", "--image", photos / "b.png", "--steps", 1)
+    assert code == 2 and "b.png" in err and not out
+
+
 def test_a_model_that_only_varies_does_not_upscale(bowerbird: Bowerbird, tmp_path: Path) -> None:
     """It would give pictures of the same size back, marked as enhanced."""
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")

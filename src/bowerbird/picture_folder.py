@@ -3,13 +3,14 @@
     pictures_in(folder)             its picture files, by name
     pictures_of(places)             files as they are named, the pictures of folders among them
     for_each_picture(request)       one request for each picture, where `image` is a folder
+    refuse_broken(problems, of)     once the others are done
 
 Every face that takes a folder asks here, so that the same folder is the same requests everywhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bowerbird.errors import PictureFolderError, RequestError
@@ -54,3 +55,9 @@ def for_each_picture(request: PaintRequest) -> list[PaintRequest]:
             f"{str(request.mask)!r} has no mask for {missing[0]!r} ({len(missing)} of {len(pictures)} have none). Name masks like pictures."
         )
     return [request.model_copy(update={"image": picture, "mask": by_stem[picture.stem]}) for picture in pictures]
+
+
+def refuse_broken(problems: Sequence[str], of: int) -> None:
+    """PictureFolderError about those of many that cannot be read, each with a sentence: said when the others are done."""
+    if problems:
+        raise PictureFolderError(f"{len(problems)} of {of} pictures cannot be read, and the others are done: {problems[0]}")

@@ -13,8 +13,8 @@ import typer
 
 from bowerbird.cli.app import app
 from bowerbird.cli.console import asker, print_result, progress_bar
-from bowerbird.errors import RequestError, ResourceError
-from bowerbird.picture_folder import for_each_picture, pictures_of
+from bowerbird.errors import PictureFolderError, RequestError, ResourceError
+from bowerbird.picture_folder import for_each_picture, pictures_of, refuse_broken
 from bowerbird.progress import OnProgress
 from bowerbird.request import PaintRequest, Syntax, read_request
 
@@ -215,22 +215,29 @@ def _paint(
         raise ResourceError(f"pictures cannot be kept in {str(out)!r} ({error.strerror}). Name another folder.") from error
     paths: list[str] = []
     finals: list[dict[str, str]] = []
+    broken: list[str] = []
     with progress_bar() as on_progress:
         painter = open_chain(requests[0].model, hardware.choose_device(options.device), opening, on_progress)
-        if enlarged:
-            check_enlarges(painter.resolve(requests[0]))
         if as_set is not None:
             paths, requests = [str(path) for path in as_set(painter, on_progress)], []
         for request in requests:
-            for painted in painter.paint(request, on_progress):
-                name = request.image.stem if request.image and (enlarged or len(requests) > 1) else f"{painted.seed:010d}"
-                path = out / free_name(out, name, SUFFIXES[painted.settings.format])
-                save_picture(painted, path, "algorithmicallyEnhanced" if enlarged else None)
-                paths.append(str(path))
-                finals.append({"picture": str(path), "prompt": in_words(painted.settings), "negative": painted.settings.negative})
+            try:
+                if enlarged:
+                    check_enlarges(painter.resolve(request))
+                for painted in painter.paint(request, on_progress):
+                    name = request.image.stem if request.image and (enlarged or len(requests) > 1) else f"{painted.seed:010d}"
+                    path = out / free_name(out, name, SUFFIXES[painted.settings.format])
+                    save_picture(painted, path, "algorithmicallyEnhanced" if enlarged else None)
+                    paths.append(str(path))
+                    finals.append({"picture": str(path), "prompt": in_words(painted.settings), "negative": painted.settings.negative})
+            except PictureFolderError as error:
+                if len(requests) == 1:
+                    raise
+                broken.append(str(error))
     print_result(context, {"pictures": paths, "final": finals}, "\n".join(paths))
     if len(finals) > 1:
         typer.echo(f"look at {_write_sheet(out, finals)}", err=True)
+    refuse_broken(broken, len(requests))
 
 
 def _write_sheet(out: Path, finals: list[dict[str, str]]) -> Path:

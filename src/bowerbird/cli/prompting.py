@@ -11,7 +11,7 @@ import typer
 from bowerbird.cli.app import app
 from bowerbird.cli.console import asker, print_result, progress_bar
 from bowerbird.errors import RequestError
-from bowerbird.picture_folder import pictures_of
+from bowerbird.picture_folder import pictures_of, refuse_broken
 
 
 @app.command()
@@ -59,14 +59,16 @@ def describe(
 ) -> None:
     """Put pictures into words to paint from: those of the nearest captioned pictures, or a captioner's."""
     from bowerbird import hardware
-    from bowerbird.describing import words_for
+    from bowerbird.describing import readable, words_for
 
-    each = pictures_of(pictures)
     if (like is None) == (by is None):
         raise RequestError("describe in whose words? Give --like RUN or FOLDER for those of captioned pictures, or --with a captioner.")
+    every = pictures_of(pictures)
+    each, broken = readable(every)
     options = context.obj
     device = hardware.choose_device(options.device)
     with progress_bar() as on_progress:
         described = words_for(each, like, by, count, device, options.offline, asker(options), on_progress)
     lines = [f"{one.picture}: {' | '.join(f'{caption.text} ({caption.likeness:.2f})' for caption in one.captions)}" for one in described]
     print_result(context, [dataclasses.asdict(one) for one in described], "\n".join(lines))
+    refuse_broken(broken, len(every))
