@@ -1,5 +1,7 @@
 """The proof that the Studio works by clicks alone: a browser that paints, trains on a folder, judges, paints from what it trained.
 
+A language model and a captioner, which it can ask, are stood in for by the smallest that speak their formats.
+
 Writes proof/studio.json, prints a table, and makes the pictures of docs/studio.md.  `make prove-studio`, about ten minutes on two
 cores.  It needs playwright (`pip install playwright`) and a Chromium; without one it says so and proves nothing.
 """
@@ -25,9 +27,15 @@ from urllib.parse import urlsplit
 import numpy as np
 from PIL import Image, ImageChops
 
-from bowerbird.jobs import Job, Queue
-
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tests.language_model import LanguageModel, serve  # noqa: E402
+from tests.pretrained.test_captioner import blip, write_captioner  # noqa: E402
+
+from bowerbird.jobs import Job, Queue  # noqa: E402
+from bowerbird.prompts.expander import ADDRESS  # noqa: E402
+
 PICTURES = ROOT / "docs/pictures"
 BIRDS_FROM_ROOT = "examples/birds"
 BIRDS = ROOT / BIRDS_FROM_ROOT
@@ -87,13 +95,17 @@ class Visitor:
     def newest(self, kind: str) -> Job:
         return self.queue.jobs(kinds=(kind,), limit=1)[0]  # type: ignore[arg-type]
 
-    def done(self, kind: str, others: int, seconds: float = 120) -> Job:
+    def over(self, kind: str, others: int, seconds: float = 120) -> Job:
         """The job of that kind that came after so many others, once it is over."""
         end = time.monotonic() + seconds
         while len(self.queue.jobs(kinds=(kind,))) <= others or not self.newest(kind).is_over:  # type: ignore[arg-type]
-            assert time.monotonic() < end, f"no {kind} was done within {seconds:.0f} s"
+            assert time.monotonic() < end, f"no {kind} was over within {seconds:.0f} s"
             self.page.wait_for_timeout(100)
-        job = self.newest(kind)
+        return self.newest(kind)
+
+    def done(self, kind: str, others: int, seconds: float = 120) -> Job:
+        """As `over`, of a job that succeeds."""
+        job = self.over(kind, others, seconds)
         assert job.state == "done", job.error
         return job
 
@@ -209,6 +221,64 @@ def settings(visitor: Visitor) -> dict[str, Any]:
     page.keyboard.press("Escape")
     page.wait_for_timeout(1000)
     return {"an impossible value": "a sentence, nothing queued", "upscaled to": "256x256", "after a reload": "remembered"}
+
+
+def completed(visitor: Visitor, model: LanguageModel) -> dict[str, Any]:
+    """A language model's words are shown and painted; one that fails is a sentence, and the page paints on."""
+    page, said = visitor.page, visitor.page.locator("#said .bad")
+    visitor.tab("Paint")
+    visitor.write(page.locator("#prompt textarea"), "a fox")
+    visitor.click(page.get_by_text("More settings"))
+    visitor.choose("expand", "llm")
+    visitor.click(page.locator("#reads button").first)
+    page.wait_for_function("document.querySelector('#final textarea').value.includes('a fox, snow')")
+    before = len(visitor.queue.jobs(kinds=("paint",)))
+    visitor.click(page.locator("#paint"))
+    job = visitor.done("paint", before)
+    visitor.shows(job)
+    words = job.result["settings"]["prompt"]
+    assert words == page.locator("#final textarea").input_value() and len(model.asked) == 2, words
+    model.dribbles = True
+    visitor.click(page.locator("#paint"))
+    page.locator("#said", has_text="ask the language model").wait_for()
+    visitor.click(page.locator("#stop"))
+    page.locator("#said", has_text="stopped").wait_for()
+    model.dribbles, model.status = False, 500
+    visitor.click(page.locator("#show"))
+    said.wait_for()
+    assert "does not answer" in said.inner_text(), said.inner_text()
+    jobs = len(visitor.queue.jobs(kinds=("paint",)))
+    visitor.click(page.locator("#paint"))
+    assert visitor.over("paint", jobs).state == "failed"
+    said.wait_for()
+    assert "does not answer" in said.inner_text(), said.inner_text()
+    model.status, jobs = 200, jobs + 1
+    visitor.click(page.locator("#paint"))
+    visitor.shows(visitor.done("paint", jobs))
+    assert not said.count()
+    return {"it read": words, "one that is slow": "left by Stop", "one that is broken": "a sentence", "afterwards": "painted"}
+
+
+def captioned(visitor: Visitor, captioner: Path) -> dict[str, Any]:
+    """A captioner's words for a dropped picture become the prompt by a click; one that there is not is a sentence."""
+    page = visitor.page
+    page.reload()
+    usable(visitor)
+    visitor.click(page.locator("#from-picture button").first)
+    drop_picture(visitor, sorted(BIRDS.glob("*.webp"))[0])
+    whose = page.locator("#whose textarea, #whose input").first
+    for name in (str(captioner.parent / "nowhere"), str(captioner)):
+        visitor.write(whose, name)
+        visitor.click(page.locator("#describe"))
+        if name == str(captioner):
+            break
+        page.locator("#from-picture .bad", has_text="nowhere").wait_for()
+    caption = page.locator("#captions label").first
+    caption.wait_for(timeout=120_000)
+    words = caption.inner_text().strip()
+    visitor.click(caption)
+    page.wait_for_function("words => document.querySelector('#prompt textarea').value === words", arg=words)
+    return {"it says": words, "by a click": "the prompt", "one that there is not": "a sentence"}
 
 
 def compared(visitor: Visitor) -> dict[str, Any]:
@@ -440,7 +510,9 @@ def phone(visitor: Visitor) -> dict[str, Any]:
                 folded.first.click()
                 page.wait_for_timeout(300)
             page.wait_for_timeout(1200)
-            parts = page.locator("[role=tabpanel] :is(table.told, .tiles, button, input, textarea, p)").locator("visible=true")
+            parts = page.locator("[role=tabpanel] :is(table.told, .tiles, .styles, button:not(.styles *), input, textarea, p)").locator(
+                "visible=true"
+            )
             wide = parts.evaluate_all("parts => Math.max(...parts.map((part) => part.getBoundingClientRect().right)) - window.innerWidth")
             page.screenshot(path=f"proof/studio-{scheme}-{name.lower()}.png", full_page=True)
             assert wide <= 0, f"{name} sticks out by {wide} px"
@@ -462,7 +534,9 @@ def main() -> None:
         print(f"{part:12} {', '.join(f'{key} {value}' for key, value in figures.items())}", flush=True)
 
     asked_for: set[str] = set()
-    with tempfile.TemporaryDirectory() as temporary, sync_playwright() as playwright:
+    model = LanguageModel()
+    with tempfile.TemporaryDirectory() as temporary, sync_playwright() as playwright, serve(model) as address_of_model:
+        os.environ[ADDRESS] = address_of_model
         home = Path(temporary) / "home"
         chromium = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
         context = chromium.new_context(viewport={"width": DESKTOP[0], "height": DESKTOP[1]})
@@ -485,6 +559,8 @@ def main() -> None:
             visitor.tab("Gallery")
             page.locator(".tiles.small figure").first.wait_for()
             told("restart", {"pictures still there": page.locator(".tiles.small figure").count()})
+            told("completed", completed(visitor, model))
+            told("captioned", captioned(visitor, write_captioner(Path(temporary) / "captioner", blip)))
             told("phone", phone(visitor))
         chromium.close()
     told("network", {"hosts asked for": sorted(host for host in asked_for if host != "None")})
