@@ -64,7 +64,7 @@ def paint_tab(queue: Queue, catalogue: Catalogue) -> Form:
             with gr.Row():
                 folded |= {name: component(name, choices.get(name, ())) for name in row}
             if "styles" in row:
-                style_strip(folded["styles"])
+                strip = style_strip(folded["styles"])
         with gr.Row():
             axes = {name: gr.Textbox(label=label, info=CompareRequest.model_fields[name].description) for name, label in AXES.items()}
     title = "From a picture, or many: vary it, paint a part anew, continue it, enlarge it, put it into words"
@@ -144,9 +144,10 @@ def paint_tab(queue: Queue, catalogue: Catalogue) -> Form:
     stop.click(cancel, job_ids, None, **quietly, concurrency_limit=None)
     for event in (show.click, reads.expand, lock.input):
         event(foresee, everything, [said, final, avoid, more, drawn], **quietly, concurrency_limit=None)
-    for each in (prompt, *(folded[name] for name in ("negative", "styles", "preset", "expand", "literal"))):
-        each.input(None, None, [final, avoid, lock, more], js=UNLOCKED, **quietly)
-        each.input(dict, None, drawn, **quietly, queue=False)
+    worded = (prompt, *(folded[name] for name in ("negative", "styles", "preset", "expand", "literal")))
+    for changed in (strip.select, *(each.input for each in worded)):  # a style clicked at is no input of the list
+        changed(None, None, [final, avoid, lock, more], js=UNLOCKED, **quietly)
+        changed(dict, None, drawn, **quietly, queue=False)
     for each in (final, avoid):
         each.input(None, None, lock, js="() => true", **quietly)
     for button, words in zip(examples, EXAMPLES, strict=True):
