@@ -14,10 +14,13 @@ import pytest
 from mcp import Client
 from PIL import Image
 
+from bowerbird.cli import paint
 from bowerbird.jobs import Catalogue, Queue
 from bowerbird.mcp import create_tools
 from bowerbird.repaint import open_picture
+from bowerbird.request import PaintRequest
 from bowerbird.server.serving import Serving
+from tests.conftest import run_command
 from tests.odd_text import ODD
 from tests.server.conftest import Served
 
@@ -144,6 +147,40 @@ def test_a_folder_is_varied_repainted_enlarged_and_put_into_words(served: Served
     said = json.loads(told.content[0].text)
     assert {name: captions[0]["text"] for name, captions in said["each"].items()} == dict.fromkeys(("one.png", "three.png"), "picture one")
     assert len(said["notes"]) == 1 and "two.png' cannot be read" in said["notes"][0]
+
+
+def test_a_folder_is_asked_for_and_painted_as_by_the_command_line(
+    served: Served, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To vary, to paint parts anew by masks of the same names, to enlarge; with the seed that was drawn, the same pictures to the bit."""
+    (photos / "two.png").unlink()
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for number, name in enumerate(("one", "three")):
+        Image.new("L", (64, 64), 255 * number).save(masks / f"{name}.png")
+    asked = {"picture": str(photos), "model": "starter", "prompt": "a nest", "strength": 0.4}
+    words = ("generate", "starter", "a nest", "--strength", "0.4", "--image", photos)
+    for tool, arguments, command in (
+        ("vary", asked, words),
+        ("vary", {**asked, "mask": str(masks)}, (*words, "--mask", masks)),
+        ("upscale", {"picture": str(photos)}, ("upscale", "upscaler-4x", photos)),
+    ):
+        (answer,) = call(served, (tool, arguments))
+        each = json.loads(answer.content[0].text)["each"]
+        jobs = [served.queue.get(one["pictures"].partition("/")[0]) for one in each.values()]
+        requests: list[PaintRequest] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(paint, "_paint", lambda _, asked, *__, **___: requests.extend(asked))  # noqa: B023
+            assert run_command(*command) == 0
+        assert [job.request for job in jobs] == [request.model_dump(mode="json") for request in requests] and len(jobs) == 2
+        out = tmp_path / f"{command[0]}-{len(command)}"
+        for (name, one), request in zip(each.items(), requests, strict=True):
+            assert request.image == photos / name
+            seed = () if tool == "upscale" else ("--seed", one["seeds"][0])
+            alone = [request.image if word == photos else request.mask if word == masks else word for word in command]
+            assert run_command(*alone, *seed, "--out", out / name) == 0
+            (file,) = (out / name).glob("*.png")
+            assert open_picture(file).tobytes() == open_picture(Path(one["files"][0])).tobytes()
 
 
 def test_a_folder_that_cannot_be_taken_is_one_sentence(served: Served, photos: Path, tmp_path: Path) -> None:
