@@ -74,8 +74,8 @@ def source_part(queue: Queue, catalogue: Catalogue, model: Any, words: list[Any]
     job_ids: what Stop ends.
     """
     gr.Markdown(
-        "Drop a picture. Brush over what is to be painted anew, or click at it in the second picture; otherwise all of it is varied, or "
-        "enlarged where the model does that."
+        "Drop a picture. Brush over what is to be painted anew, or click at it in the second picture; otherwise it is varied, or enlarged "
+        "by a model for that."
     )
     with gr.Row():
         picture = gr.ImageEditor(
@@ -87,9 +87,9 @@ def source_part(queue: Queue, catalogue: Catalogue, model: Any, words: list[Any]
             buttons=[], elem_id="covered",
         )  # fmt: skip
     with gr.Accordion("Or many pictures, each alike", open=False, elem_id="many-pictures"), gr.Row():
-        several: dict[str, Any] = {"file_count": "multiple", "file_types": list(SUFFIXES), "height": 150}
+        several: dict[str, Any] = {"file_count": "multiple", "file_types": list(SUFFIXES), "height": 170}
         many = gr.File(label="pictures", elem_id="many", **several)
-        masks = gr.File(label="masks of the same names, where only the white part is painted anew", elem_id="masks", **several)
+        masks = gr.File(label="masks of the same names", elem_id="masks", **several)
     with gr.Row():
         strength, detail = component("strength"), component("detail")
         with gr.Column():

@@ -44,7 +44,7 @@ def queue_tab(queue: Queue) -> gr.Timer:
 
 def _words(job: Job) -> str:
     if job.kind == "describe":
-        return "a picture"
+        return "a picture" if len(job.request["pictures"]) == 1 else f"{len(job.request['pictures'])} pictures"
     return str(job.request.get("prompt") or job.request.get("pictures") or job.request.get("generated") or job.request.get("model") or "")
 
 
