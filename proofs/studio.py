@@ -511,6 +511,7 @@ def trained(visitor: Visitor) -> dict[str, Any]:
     visitor.click(page.locator("#train"))
     grid = page.locator('img[alt="grid of the run"]')
     grid.wait_for(timeout=300_000)
+    page.wait_for_function("image => image.complete && image.naturalHeight > 0", arg=grid.element_handle())  # before that it has no height
     page.locator("#train").evaluate("part => part.scrollIntoView()")
     page.wait_for_timeout(500)
     visitor.photograph("studio-train.webp")
