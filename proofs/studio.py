@@ -345,6 +345,7 @@ def drop_picture(visitor: Visitor, file: Path) -> None:
     """The picture to start from; it is there when it can be clicked at."""
     place = visitor.page.locator("#source input[type=file]").first
     place.wait_for(state="attached")
+    visitor.page.wait_for_timeout(1500)  # it is there before it listens
     place.set_input_files(file)
     visitor.page.locator("#covered img").first.wait_for()
     visitor.page.wait_for_timeout(1500)
