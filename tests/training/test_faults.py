@@ -146,7 +146,7 @@ def test_a_changed_setting_is_free_or_refused_by_name(stopped: Path, picture_fol
 
 @pytest.mark.parametrize(
     ("key", "words"),
-    [("seen", "wrong at 'seen'"), ("best", "wrong at 'best'"), ("recipe", "names a recipe that cannot be"), ("data", "have changed")],
+    [("seen", "wrong: seen"), ("best", "wrong: best"), ("recipe", "names a recipe that cannot be"), ("data", "have changed")],
 )
 def test_a_checkpoint_that_lacks_something_is_refused_in_a_sentence(
     stopped: Path, picture_folder: Path, tmp_path: Path, key: str, words: str
