@@ -101,9 +101,7 @@ def describe_with(pictures: Sequence[Path], captioner: Captioner, size: int, on_
     described = []
     for number, picture in enumerate(pictures):
         tell(on_progress, Progress("describe", number, len(pictures)))
-        pixels = np.array(
-            open_picture(picture).resize((size, size), Image.Resampling.BICUBIC)
-        )  # a copy: torch takes none that is read-only
+        pixels = np.array(open_picture(picture).resize((size, size), Image.Resampling.BICUBIC))  # a copy: torch wants no read-only one
         described.append(Described(picture, (Caption(captioner(pixels[None])[0]),)))
     return described
 
