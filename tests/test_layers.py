@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "bowerbird"
 
 # The floors of the house, from the ground up; a room is a file or a folder of the package.
 FLOORS = (
-    "errors faults progress draws formats reading threads large_pages",
+    "errors faults progress draws formats reading threads",
     "recipe request storage cache",
     "prompts hardware weights pixels pages picture_files picture_folder picture_metadata convert diffusion canvas",
     "repaint",

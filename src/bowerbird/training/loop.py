@@ -21,7 +21,6 @@ from bowerbird.data.picture_set import Pictures
 from bowerbird.data.pictures import open_pictures
 from bowerbird.draws import generator
 from bowerbird.errors import PictureFolderError, RunError, Stopped
-from bowerbird.large_pages import keep_memory
 from bowerbird.progress import Cancelled, OnProgress, Progress, note, tell
 from bowerbird.recipe import Recipe
 from bowerbird.run_folder import entries, read_run_state
@@ -61,8 +60,6 @@ def train(
     Raises RunError when `out` is locked or belongs to another recipe, Stopped (exit code 75) after a signal.
     """
     device = device_of_process(device or hardware.choose_device(), torch.cuda.device_count())
-    if device.type == "cpu":
-        keep_memory()
     disk = disk or Disk()
     with join_world(device) as world, locked(disk, out, world), StopSignals() as stop:
         try:
