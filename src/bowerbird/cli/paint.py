@@ -154,11 +154,11 @@ def generate(
         as_set = partial(paint_per_label, requests[0], per_label, out)
     if previews:
         from bowerbird.previews import paint_previews
-        from bowerbird.prompts.library import preview_file
+        from bowerbird.prompts.library import preview_folder
 
         if as_set is not None or len(requests) > 1:
             raise RequestError("--previews paints one request in many styles; leave out --prompts, sheets, --per-label and folders.")
-        out, as_set = preview_file("any").parent, partial(paint_previews, requests[0])
+        out, as_set = preview_folder(), partial(paint_previews, requests[0])
     _paint(context, requests, out, family, prediction, autoencoder, as_set=as_set)
 
 

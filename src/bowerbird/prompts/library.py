@@ -72,14 +72,19 @@ def style_families() -> dict[str, dict[str, Style]]:
 def style_previews() -> dict[str, Path]:
     """The preview picture of each style that has one.  Ours shows only a style of ours: one that the user words anew looks otherwise."""
     known, ours = styles(), {name: style for family in _families(OURS).values() for name, style in family.items()}
-    shown = {name: file for name, file in _previews(OURS).items() if known.get(name) == ours.get(name)}
-    found = shown | _previews(user_folder())
+    shown = {name: file for name, file in _previews(OURS / "styles" / "previews").items() if known.get(name) == ours.get(name)}
+    found = shown | _previews(preview_folder())
     return {name: found[name] for name in known if name in found}
 
 
+def preview_folder() -> Path:
+    """Where the user's previews are kept."""
+    return user_folder() / "styles" / "previews"
+
+
 def preview_file(style: str) -> Path:
-    """Where the user's preview of a style is kept."""
-    return user_folder() / "styles" / "previews" / f"{quote(style, safe='')}.webp"
+    """Where the user's preview of a style is kept, whatever the style is called."""
+    return preview_folder() / f"{quote(style, safe='')}.webp"
 
 
 def presets() -> dict[str, Preset]:
@@ -117,8 +122,8 @@ def _families(root: Path) -> dict[str, dict[str, Style]]:
     return {file.stem: read_table(file, Style) for file in sorted((root / "styles").glob("*.toml"))}
 
 
-def _previews(root: Path) -> dict[str, Path]:
-    return {unquote(file.stem): file for file in sorted((root / "styles" / "previews").glob("*.webp"))}
+def _previews(folder: Path) -> dict[str, Path]:
+    return {unquote(file.stem): file for file in sorted(folder.glob("*.webp"))}
 
 
 M = TypeVar("M", bound=BaseModel)
