@@ -68,6 +68,11 @@ class Final(BaseModel):
     count: int = Field(description="how many pictures read them")
 
 
+def preview_address(style: str) -> str:
+    """Where the preview picture of a style is fetched from."""
+    return f"/api/styles/{quote(style, safe='')}/preview"
+
+
 def routes(serving: Serving) -> APIRouter:
     router = APIRouter(prefix="/api", tags=["Bowerbird"], responses=RESPONSES)
     queue = serving.queue
@@ -91,9 +96,14 @@ def routes(serving: Serving) -> APIRouter:
     @router.get("/styles")
     async def styles() -> list[StyleEntry]:
         shown = style_previews()
-        places = {name: f"/api/styles/{quote(name, safe='')}/preview" for name in shown}
         return [
-            StyleEntry(name=name, family=family, prompt=style.prompt, negative=style.negative, preview=places.get(name))
+            StyleEntry(
+                name=name,
+                family=family,
+                prompt=style.prompt,
+                negative=style.negative,
+                preview=preview_address(name) if name in shown else None,
+            )
             for family, members in style_families().items()
             for name, style in members.items()
         ]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import quote
 
 import gradio as gr
 
 from bowerbird.prompts.library import style_previews
+from bowerbird.server.own import preview_address
 
 TOGGLE = """element.addEventListener("click", (event) => {
   const style = event.target.closest("[data-style]")?.dataset.style;
@@ -35,6 +35,5 @@ def shown(chosen: Sequence[str]) -> str:
 
 
 def _button(name: str, pressed: bool) -> str:
-    place, said = f"/api/styles/{quote(name, safe='')}/preview", html.escape(name, quote=True)
-    image = f'<img src="{place}" alt="" loading="lazy">'
+    said, image = html.escape(name, quote=True), f'<img src="{preview_address(name)}" alt="" loading="lazy">'
     return f'<button type="button" data-style="{said}" aria-pressed="{str(pressed).lower()}">{image}<span>{said}</span></button>'
